@@ -1,0 +1,41 @@
+"""The errors a user can mend: one line each, naming the input at fault and what to do about it.
+
+The command line prints their message and exits 1; Dagster shows it as the reason of a failed step.
+Anything else that is raised is a bug and keeps its traceback.
+"""
+
+
+class FeaturePipelineError(Exception):
+    """Base of every error that the user, not the code, has to mend."""
+
+
+class SettingsError(FeaturePipelineError):
+    """An environment variable holds something that cannot be used."""
+
+
+class UniverseError(FeaturePipelineError):
+    """`universe.yaml` is malformed, or a symbol is not in it."""
+
+
+class SchemaError(FeaturePipelineError):
+    """A frame does not have the columns or types of its table."""
+
+
+class SourceError(FeaturePipelineError):
+    """A provider cannot answer at all (one symbol that fails is data, not an error)."""
+
+
+class MissingPartitionError(FeaturePipelineError):
+    """A day that a computation reads should exist and has not been written."""
+
+
+class DatabaseError(FeaturePipelineError):
+    """The database cannot be reached, refuses the credentials, or did not answer in time."""
+
+
+class OnlineError(FeaturePipelineError):
+    """Redis cannot be reached, or refused a value."""
+
+
+class StackError(FeaturePipelineError):
+    """An embedded server could not be started or stopped."""
