@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import date
 from typing import Literal
 
 import polars as pl
@@ -19,6 +20,9 @@ from feature_pipeline.errors import SchemaError
 UTC_TIME = pl.Datetime("us", "UTC")
 
 TIMEFRAMES = ("1d",)
+
+GRID_START = date(2000, 1, 1)
+"""The first UTC day of the one partition grid."""
 
 STATE_VECTOR_FIELDS = (
     "close",
@@ -237,6 +241,29 @@ class TableSchema:
             raise SchemaError(f"{self.asset}: {str(error).splitlines()[0]}") from error
 
 
+@dataclass(frozen=True)
+class Extension:
+    """How far before a run's window an asset has to reach for those who read it."""
+
+    bars: int
+    days: int
+
+
+def lookback_extension(tables: Mapping[str, TableSchema], asset: str) -> Extension:
+    """The history of `asset` that its consumers, and theirs, read before a day they compute.
+
+    Lookbacks add up along a path of the graph; the longest path counts, bars and days apart.
+    """
+    bars = days = 0
+    for consumer in tables.values():
+        for needed in consumer.inputs:
+            if needed.asset == asset:
+                beyond = lookback_extension(tables, consumer.asset)
+                bars = max(bars, needed.lookback_bars + beyond.bars)
+                days = max(days, needed.lookback_days + beyond.days)
+    return Extension(bars, days)
+
+
 # -- columns that many tables share ---------------------------------------------------------------
 
 SYMBOL = Column("symbol", pl.String, "stable instrument id of universe.yaml")
@@ -351,7 +378,10 @@ def documents(channel: Literal["news", "reddit"]) -> TableSchema:
         day_column="available_at",
         rules=(
             Rule("it names no symbol", pl.col("symbols").list.len().fill_null(0) == 0),
-            Rule("it became available before it was published", pl.col("available_at") < pl.col("time")),
+            Rule(
+                "it became available before it was published",
+                pl.col("available_at") < pl.col("time"),
+            ),
         ),
         history=True,
         may_be_empty=True,

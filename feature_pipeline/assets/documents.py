@@ -1,0 +1,56 @@
+"""News and Reddit: two assets, one table, told apart by channel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+
+from feature_pipeline.assets.declare import fetch, table_asset
+from feature_pipeline.schemas import Fetched
+from feature_pipeline.storage.io_manager import StorageIOManager
+from feature_pipeline.universe import Universe
+
+
+@dg.asset(**table_asset("news", group="raw", kinds={"polars"}))
+def news(
+    context: dg.AssetExecutionContext,
+    storage: dg.ResourceParam[StorageIOManager],
+    universe: dg.ResourceParam[Universe],
+    sources: dg.ResourceParam[Mapping[str, Any]],
+) -> list[Fetched]:
+    """News articles about the instruments, by the day on which the provider could show them.
+
+    Documents accumulate: a feed that answers empty deletes nothing. One that is collected live
+    becomes available at the later of its publication and the moment it was first seen.
+    """
+    plan = storage.plan(context)
+    return fetch(
+        plan,
+        universe,
+        sources,
+        "news",
+        lambda s, which: s.documents("news", which, *plan.window),
+    )
+
+
+@dg.asset(**table_asset("reddit", group="raw", kinds={"polars"}))
+def reddit(
+    context: dg.AssetExecutionContext,
+    storage: dg.ResourceParam[StorageIOManager],
+    universe: dg.ResourceParam[Universe],
+    sources: dg.ResourceParam[Mapping[str, Any]],
+) -> list[Fetched]:
+    """Reddit posts and comments about the instruments; authors are not stored.
+
+    Written like `news`, into the same table `documents`.
+    """
+    plan = storage.plan(context)
+    return fetch(
+        plan,
+        universe,
+        sources,
+        "reddit",
+        lambda s, which: s.documents("reddit", which, *plan.window),
+    )

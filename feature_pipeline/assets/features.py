@@ -1,0 +1,33 @@
+"""Features: returns, volatility, momentum, position, sector and market, sentiment."""
+
+from __future__ import annotations
+
+import dagster as dg
+import polars as pl
+
+from feature_pipeline.assets.declare import table_asset
+from feature_pipeline.features.price_features import compute_features
+from feature_pipeline.universe import Universe
+
+
+@dg.asset(**table_asset("features_1d", group="signals", kinds={"polars"}))
+def features_1d(
+    ohlcv_1d: pl.DataFrame,
+    corporate_actions: pl.DataFrame,
+    indicators_1d: pl.DataFrame,
+    sentiment_scores: pl.DataFrame,
+    universe: dg.ResourceParam[Universe],
+) -> pl.DataFrame:
+    """The features of the catalogue, one column each, from what was available at each bar.
+
+    Returns, volatility, momentum and beta on total return; aggregates over the members of that
+    day; sentiment from documents available by the bar's own moment.
+    """
+    return compute_features(
+        ohlcv_1d,
+        corporate_actions,
+        indicators_1d,
+        sentiment_scores,
+        universe.members(),
+        universe.benchmark,
+    )

@@ -1,0 +1,111 @@
+"""Publishing to Redis: what the newest rows are, and the sensor that notices there are some."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import dagster as dg
+import polars as pl
+import redis
+
+from feature_pipeline.errors import FeaturePipelineError
+from feature_pipeline.online.publish import PublishReport
+from feature_pipeline.online.rebuild import Snapshot, publish_snapshot, rebuild_needed, republish_all
+from feature_pipeline.schemas import TIMEFRAMES
+from feature_pipeline.storage.io_manager import StorageIOManager
+from feature_pipeline.storage.store import Store
+
+WATCHED = (*(f"state_vectors_{t}" for t in TIMEFRAMES), "macro_indicators", "sentiment_scores")
+
+_REMEMBERED = 200
+"""Event ids kept in the cursor, per asset. Ids are handed out before their events commit, so one
+may turn up below others that were seen already; further back than this it does not happen."""
+
+
+def snapshot(store: Store) -> Snapshot:
+    """The newest row of everything that Redis holds, from the database."""
+    vectors = {
+        timeframe: store.newest(timeframe)
+        .drop("inputs", "model_version", strict=False)
+        .rename({"confidence": "regime_confidence"})
+        for timeframe in TIMEFRAMES
+    }
+    return Snapshot(
+        vectors=vectors, macro=store.newest_macro(), sentiment=store.newest_sentiment()
+    )
+
+
+@dg.sensor(
+    name="publish_online",
+    minimum_interval_seconds=1,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    required_resource_keys={"storage", "redis"},
+)
+def publish_online(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+    """Publish the newest state vectors to Redis when something was materialised, or Redis was lost.
+
+    What is published is the newest row per symbol in the database, whatever the events say: a
+    backfill of old days changes nothing online, and doing it twice is harmless.
+    """
+    storage: StorageIOManager = context.resources.storage
+    client: redis.Redis = context.resources.redis
+    cursor, news = _news(context)
+    try:
+        lost = rebuild_needed(client)
+        if not news and not lost:
+            return dg.SkipReason("nothing was materialised since the last publication")
+        newest = snapshot(storage.store)
+        if lost:
+            report = republish_all(client, lambda: snapshot(storage.store))
+        else:
+            report = publish_snapshot(client, newest)
+    except FeaturePipelineError as error:
+        # Tried again at the next tick: the cursor stays where it was.
+        raise dg.Failure(str(error), allow_retries=False) from error
+    return dg.SensorResult(
+        cursor=cursor, asset_events=[_materialization(newest, report, rebuilt=lost)]
+    )
+
+
+def _news(context: dg.SensorEvaluationContext) -> tuple[str, bool]:
+    """The cursor after this tick, and whether any event is there that it did not know."""
+    seen: dict[str, list[int]] = json.loads(context.cursor) if context.cursor else {}
+    now = {
+        asset: [
+            record.storage_id
+            for record in context.instance.fetch_materializations(
+                dg.AssetKey(asset), limit=_REMEMBERED
+            ).records
+        ]
+        for asset in WATCHED
+    }
+    new = any(
+        storage_id not in seen.get(asset, ()) and storage_id > min(seen.get(asset, ()), default=0)
+        for asset, ids in now.items()
+        for storage_id in ids
+    )
+    return json.dumps(now), new
+
+
+def _materialization(
+    newest: Snapshot, report: PublishReport, *, rebuilt: bool
+) -> dg.AssetMaterialization:
+    rows = pl.concat(
+        [frame.select("symbol", "available_at") for frame in newest.vectors.values()]
+    )
+    as_of = rows["available_at"].max()
+    metadata: dict[str, dg.MetadataValue] = {
+        "symbols": dg.MetadataValue.int(rows["symbol"].n_unique()),
+        "written": dg.MetadataValue.int(report.written),
+        "refreshed": dg.MetadataValue.int(report.refreshed),
+        "older": dg.MetadataValue.int(report.older),
+        "refused": dg.MetadataValue.json(report.refused),
+        "rebuilt": dg.MetadataValue.bool(rebuilt),
+    }
+    if isinstance(as_of, datetime):
+        metadata["newest_as_of"] = dg.MetadataValue.timestamp(as_of.astimezone(UTC))
+    return dg.AssetMaterialization("online_state_vectors", metadata=metadata)
+
+

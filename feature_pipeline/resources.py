@@ -1,0 +1,96 @@
+"""What the assets and sensors are given: stores, universe, sources and scorer, from the settings.
+
+The command line builds the same objects from here, so that it sees what a run sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import dagster as dg
+import redis
+
+from feature_pipeline.errors import SettingsError
+from feature_pipeline.features.catalogue import TABLES
+from feature_pipeline.online.client import publishing_client
+from feature_pipeline.settings import Settings
+from feature_pipeline.sources.lexicon import LexiconScorer
+from feature_pipeline.sources.sample import SampleSource
+from feature_pipeline.storage.database import Database
+from feature_pipeline.storage.io_manager import StorageIOManager
+from feature_pipeline.storage.store import Store
+from feature_pipeline.universe import DEFAULT, Universe
+
+
+def store(settings: Settings, universe: Universe | None = None) -> Store:
+    """The store of the settings' database.
+
+    Raises:
+        SettingsError: there is no database.
+    """
+    if settings.database_url is None:
+        raise SettingsError(
+            "FEATURE_PIPELINE_DATABASE_URL is not set; set it, or start the command with "
+            "`feature-pipeline run -- COMMAND` to use the embedded stack"
+        )
+    return Store(
+        Database(settings.database_url.get_secret_value(), settings.database_timeout_s),
+        universe or load_universe(settings),
+        TABLES,
+        wait=timedelta(seconds=settings.hole_wait_s),
+    )
+
+
+def load_universe(settings: Settings) -> Universe:
+    """The universe that the settings name, or the sample's."""
+    return Universe.load(settings.universe or DEFAULT)
+
+
+def redis_client(settings: Settings) -> redis.Redis:
+    """A client that publishes to the settings' Redis.
+
+    Raises:
+        SettingsError: there is no Redis.
+    """
+    if settings.redis_url is None:
+        raise SettingsError(
+            "FEATURE_PIPELINE_REDIS_URL is not set; set it, or start the command with "
+            "`feature-pipeline run -- COMMAND` to use the embedded stack"
+        )
+    return publishing_client(settings.redis_url.get_secret_value())
+
+
+def default_resources(settings: Settings) -> dict[str, Any]:
+    """Dagster's resources by key. Each is made when a run or a tick first needs it."""
+
+    @dg.io_manager
+    def storage(_: dg.InitResourceContext) -> Iterator[StorageIOManager]:
+        opened = store(settings)
+        try:
+            yield StorageIOManager(opened)
+        finally:
+            opened.database.close()
+
+    @dg.resource
+    def universe(_: dg.InitResourceContext) -> Universe:
+        return load_universe(settings)
+
+    @dg.resource
+    def online(_: dg.InitResourceContext) -> Iterator[redis.Redis]:
+        client = redis_client(settings)
+        try:
+            yield client
+        finally:
+            client.close()
+
+    sample = SampleSource()
+    return {
+        "storage": storage,
+        "universe": universe,
+        "redis": online,
+        "sources": {sample.name: sample},
+        "macro_source": sample,
+        "scorer": LexiconScorer(),
+    }

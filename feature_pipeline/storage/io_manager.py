@@ -1,0 +1,171 @@
+"""The IO manager: what a step reads and writes, between Dagster's partitions and the store's plans.
+
+One for Polars and pandas frames: the asset's type annotation decides. An input arrives with exactly
+the columns and the lookback that the schema's `Input` declares; an output goes through the write
+contract. Nothing here knows a particular table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import dagster as dg
+import pandas as pd
+import polars as pl
+from dagster._core.execution.context.metadata_logging import AssetMetadataHandle
+
+from feature_pipeline import partitions
+from feature_pipeline.schemas import Fetched, Input
+from feature_pipeline.storage.store import Store, WritePlan, WriteReport
+
+SYMBOLS_TAG = "feature_pipeline/symbols"
+"""Run tag: comma-separated symbols that sources are asked for; absent - every instrument."""
+
+FLAGGED_TAG = "feature_pipeline/flagged"
+"""Run tag: assets of the run that lack a symbol or quarantined a row."""
+
+_SHOWN = 20
+
+Frame = pl.DataFrame | pd.DataFrame
+
+
+class StorageIOManager(dg.IOManager):
+    """Loads inputs and writes outputs of one store.
+
+    The plan of a step is settled when the step first touches storage, before anything is read,
+    and shared by its inputs, its body and its output.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._plans: dict[tuple[str, str], tuple[int, WritePlan]] = {}
+
+    def plan(self, context: dg.AssetExecutionContext) -> WritePlan:
+        """The plan of the step that runs; for assets that fetch rather than load."""
+        return self._plan(context.op_execution_context.get_step_execution_context())
+
+    def load_input(self, context: dg.InputContext) -> Frame:
+        """The rows that a step reads of one upstream asset; see `Store.load`."""
+        plan = self._plan(context.step_context)
+        frame = self.store.load(plan, needed(plan, context.asset_key))
+        if context.dagster_type.typing_type is pd.DataFrame:
+            return frame.to_pandas()
+        return frame
+
+    def handle_output(
+        self, context: dg.OutputContext, obj: Frame | Fetched | list[Fetched]
+    ) -> None:
+        """Write what the step returned, and say what became of every row."""
+        plan = self._plan(context.step_context)
+        answer = pl.from_pandas(obj) if isinstance(obj, pd.DataFrame) else obj
+        try:
+            report = self.store.write(plan, answer)
+        finally:
+            self._forget(context.step_context)
+        self._tell(context, plan, report)
+
+    def _plan(self, step: Any) -> WritePlan:
+        key, attempt = _identity(step), step.previous_attempt_count
+        held = self._plans.get(key)
+        if held is not None and held[0] == attempt:
+            return held[1]
+        self._forget(step)
+        asset = step.assets_def.key
+        symbols = step.dagster_run.tags.get(SYMBOLS_TAG)
+        plan = self.store.plan(
+            asset.to_python_identifier(),
+            *partitions.window(step.partition_time_window),
+            run_id=step.run_id,
+            code_version=step.assets_def.code_versions_by_key[asset] or "",
+            symbols=symbols.split(",") if symbols else None,
+        )
+        self._plans[key] = attempt, plan
+        return plan
+
+    def _forget(self, step: Any) -> None:
+        held = self._plans.pop(_identity(step), None)
+        if held is not None:
+            held[1].intent.close()
+
+    def _tell(self, context: dg.OutputContext, plan: WritePlan, report: WriteReport) -> None:
+        """Row counts to each partition, the conservation equation and what is amiss to the run."""
+        first, end = partitions.window(context.asset_partitions_time_window)
+        rows = dict(report.days.select("day", "rows").iter_rows())
+        inside = {partitions.key(day): n for day, n in rows.items() if first <= day < end}
+        _add_partition_metadata(context, inside)
+        for day in sorted(day for day in rows if day < first):
+            # History that consumers will read, written along with what was asked for.
+            context.log_event(
+                dg.AssetMaterialization(
+                    asset_key=context.asset_key,
+                    partition=partitions.key(day),
+                    metadata={"dagster/partition_row_count": rows[day]},
+                )
+            )
+        context.add_output_metadata(dict(_summary(plan, report)))
+        if report.exceptions.height or report.quarantined:
+            context.log.warning(
+                "%s: %d symbol-days without a row, %d rows in quarantine; see the metadata",
+                plan.table.asset, report.exceptions.height, report.quarantined,
+            )  # fmt: skip
+            instance, run_id = context.step_context.instance, context.run_id
+            run = instance.get_run_by_id(run_id)
+            flagged = set((run.tags.get(FLAGGED_TAG) or "").split(",")) if run else set()
+            names = ",".join(sorted({*flagged, plan.table.asset} - {""}))
+            instance.add_run_tags(run_id, {FLAGGED_TAG: names})
+
+
+def needed(plan: WritePlan, upstream: dg.AssetKey) -> Input:
+    """The declared input that an upstream asset is."""
+    name = upstream.to_python_identifier()
+    return next(needed for needed in plan.table.inputs if needed.asset == name)
+
+
+def _identity(step: Any) -> tuple[str, str]:
+    return step.run_id, step.assets_def.key.to_python_identifier()
+
+
+def _add_partition_metadata(context: dg.OutputContext, rows: Mapping[str, int]) -> None:
+    """`AssetExecutionContext.add_asset_metadata(partition_key=...)`, all partitions at once.
+
+    The public call lists the run's partitions and copies what was added before, each time: its
+    cost grows with the square of the range (five years: minutes instead of milliseconds).
+    """
+    step = context.step_context
+    accumulator = step._metadata_accumulator
+    added = {
+        AssetMetadataHandle(asset_key=context.asset_key, partition_key=key): {
+            "dagster/partition_row_count": count
+        }
+        for key, count in rows.items()
+    }
+    step._metadata_accumulator = type(accumulator)(
+        per_output_metadata={**accumulator.per_output_metadata, **added}
+    )
+
+
+def _summary(plan: WritePlan, report: WriteReport) -> Iterator[tuple[str, Any]]:
+    first, end = plan.window
+    yield "days", f"{plan.days.len()}" + (f" ({first} to before {end})" if plan.days.len() else "")
+    for name, count in report.counts().items():
+        yield f"rows_{name}", count
+    if report.exceptions.height:
+        shown = report.exceptions.group_by("symbol", "status", "reason").agg(
+            days=pl.len(), first=pl.col("day").min(), last=pl.col("day").max()
+        )
+        yield "exceptions", _markdown(shown.sort("symbol", "status", "first"))
+    if report.quarantined:
+        shown = report.reasons.group_by("symbol", "reason").agg(
+            rows=pl.len(), first=pl.col("day").min(), last=pl.col("day").max()
+        )
+        yield "quarantined", _markdown(shown.sort("symbol", "reason", "first", nulls_last=True))
+
+
+def _markdown(frame: pl.DataFrame) -> dg.MarkdownMetadataValue:
+    """A table of bounded size; the database has the rest."""
+    lines = [" | ".join(frame.columns), " | ".join("---" for _ in frame.columns)]
+    lines += [" | ".join(map(str, row)) for row in frame.head(_SHOWN).iter_rows()]
+    if frame.height > _SHOWN:
+        lines.append(f"\n{frame.height - _SHOWN} more")
+    return dg.MetadataValue.md("\n".join(lines))

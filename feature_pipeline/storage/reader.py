@@ -1,0 +1,150 @@
+"""The queries that read data tables: by range, as of a moment, as known at a moment, the newest.
+
+Statements only: text in, text out. Values are quoted by psycopg, names come from the schemas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import date, datetime
+
+from psycopg import sql
+
+from feature_pipeline.errors import SchemaError
+from feature_pipeline.schemas import TableSchema
+
+
+def select(
+    table: TableSchema,
+    columns: Sequence[str],
+    *,
+    start: date | None = None,
+    end: date | None = None,
+    symbols: Sequence[str] | None = None,
+    where: Mapping[str, str] | None = None,
+    as_of: datetime | None = None,
+    as_known_at: datetime | None = None,
+) -> str:
+    """Rows of a table; the arguments are those of `Store.read`.
+
+    Raises:
+        SchemaError: a column is unknown, or `as_known_at` is asked of a table without history.
+    """
+    for name in columns:
+        table.column(name)
+    day = sql.Identifier(table.day_column)
+    conditions: list[sql.Composable] = [
+        sql.SQL("{} = {}").format(sql.Identifier(name), sql.Literal(value))
+        for name, value in {**table.constants, **(where or {})}.items()
+    ]
+    # A UTC midnight, written out: what a bare date means depends on the session's time zone.
+    if start is not None:
+        conditions.append(sql.SQL("{} >= {}").format(day, _midnight(start)))
+    if end is not None:
+        conditions.append(sql.SQL("{} < {}").format(day, _midnight(end)))
+    if symbols is not None:
+        conditions.append(sql.SQL("symbol = ANY({})").format(sql.Literal(list(symbols))))
+    if as_of is not None:
+        conditions.append(sql.SQL("available_at <= {}").format(sql.Literal(as_of)))
+    names = sql.SQL(", ").join(map(sql.Identifier, columns))
+
+    def query(relation: str, *more: sql.Composable) -> sql.Composed:
+        every = [*conditions, *more]
+        return sql.SQL("SELECT {} FROM {}{}").format(
+            names,
+            sql.Identifier(relation),
+            sql.SQL(" WHERE {}").format(sql.SQL(" AND ").join(every)) if every else sql.SQL(""),
+        )
+
+    if as_known_at is None:
+        return query(table.table).as_string(None)
+    if not table.history:
+        raise SchemaError(
+            f"{table.asset} follows from its inputs and keeps no history; "
+            f"read it with as_of, or a source table with as_known_at"
+        )
+    held = sql.SQL("recorded_at <= {}").format(sql.Literal(as_known_at))
+    until = sql.SQL("superseded_at > {}").format(sql.Literal(as_known_at))
+    return (
+        sql.SQL("{} UNION ALL {}")
+        .format(query(table.table, held), query(f"{table.table}_history", held, until))
+        .as_string(None)
+    )
+
+
+def newest(tables: Sequence[TableSchema], symbols: Sequence[str], as_of: datetime) -> str:
+    """Each symbol's newest row of the first table available by `as_of`, the others joined to it.
+
+    LATERAL ... LIMIT 1 costs one index probe per symbol, whatever the size of the table.
+    """
+    first, *others = tables
+    shared = ("symbol", "time", "available_at", "availability_basis")
+    columns = [sql.SQL("t.{}").format(sql.Identifier(n)) for n in first.names]
+    joins: list[sql.Composable] = []
+    for i, table in enumerate(others):
+        alias = sql.Identifier(f"t{i}")
+        columns += [
+            sql.SQL("{}.{}").format(alias, sql.Identifier(n))
+            for n in table.names
+            if n not in shared and n not in first.names
+        ]
+        joins.append(
+            sql.SQL("LEFT JOIN {} {} ON {}.symbol = t.symbol AND {}.time = t.time").format(
+                sql.Identifier(table.table), alias, alias, alias
+            )
+        )
+    return (
+        sql.SQL(
+            """
+            SELECT {columns}, l.revision
+            FROM unnest({symbols}::text[]) AS s (symbol)
+            CROSS JOIN LATERAL (
+                SELECT * FROM {table} WHERE symbol = s.symbol AND available_at <= {as_of}
+                ORDER BY time DESC LIMIT 1
+            ) t
+            {joins}
+            CROSS JOIN LATERAL (
+                SELECT max(revision) AS revision FROM partition_ledger
+                WHERE asset = ANY({assets}) AND day = (t.time AT TIME ZONE 'UTC')::date
+            ) l
+            ORDER BY t.symbol
+            """
+        )
+        .format(
+            columns=sql.SQL(", ").join(columns),
+            symbols=sql.Literal(list(symbols)),
+            table=sql.Identifier(first.table),
+            as_of=sql.Literal(as_of),
+            joins=sql.SQL(" ").join(joins),
+            assets=sql.Literal([table.asset for table in tables]),
+        )
+        .as_string(None)
+    )
+
+
+def newest_macro(table: TableSchema, as_of: datetime) -> str:
+    """The newest observation of each series, in its newest release available by `as_of`."""
+    return (
+        sql.SQL(
+            """
+            SELECT DISTINCT ON (series_id) series_id, time, available_at, value, name, units,
+                frequency, l.revision
+            FROM {table} CROSS JOIN LATERAL (
+                SELECT max(revision) AS revision FROM partition_ledger
+                WHERE asset = {asset} AND day = (available_at AT TIME ZONE 'UTC')::date
+            ) l
+            WHERE available_at <= {as_of}
+            ORDER BY series_id, time DESC, available_at DESC
+            """
+        )
+        .format(
+            table=sql.Identifier(table.table),
+            asset=sql.Literal(table.asset),
+            as_of=sql.Literal(as_of),
+        )
+        .as_string(None)
+    )
+
+
+def _midnight(day: date) -> sql.Composable:
+    return sql.SQL("{}::timestamptz").format(sql.Literal(f"{day.isoformat()} 00:00:00+00"))
