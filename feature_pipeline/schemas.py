@@ -115,17 +115,20 @@ class Fetched:
     """What one provider answered for a range of days.
 
     Args:
-        source: the provider's name, as in the `source` column.
         frame: the rows, with the data columns of the asset's table.
-        asked: the symbols it was asked for; empty where rows do not belong to symbols.
-        failed: symbol -> why, for symbols that could not be had; whether a symbol that neither
-            failed nor has rows should have had some is judged by the writer, by its calendar.
+        failed: symbol (or series) -> why it could not be collected, in one line.
+        asked: the symbols (or series) that were asked for, the failed ones included. Whether one
+            that neither failed nor has rows should have had some is judged by the writer.
     """
 
-    source: str
     frame: pl.DataFrame
-    asked: tuple[str, ...] = ()
     failed: Mapping[str, str] = field(default_factory=dict)
+    asked: tuple[str, ...] = ()
+
+    @property
+    def answered(self) -> frozenset[str]:
+        """Those asked for that did not fail, be it with no rows."""
+        return frozenset(self.asked) - set(self.failed)
 
 
 @dataclass(frozen=True)

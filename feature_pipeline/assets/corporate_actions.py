@@ -1,7 +1,5 @@
 """Splits and dividends."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,7 +17,7 @@ def corporate_actions(
     storage: dg.ResourceParam[StorageIOManager],
     universe: dg.ResourceParam[Universe],
     sources: dg.ResourceParam[Mapping[str, Any]],
-) -> list[Fetched]:
+) -> dict[str, Fetched]:
     """Splits and dividends by ex-date, known from the open of the ex-date's session.
 
     Indicators are computed on the split-adjusted series, returns on total return. An action that is

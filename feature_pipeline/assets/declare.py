@@ -79,7 +79,7 @@ def fetch(
     sources: Mapping[str, Any],
     kind: Literal["bars", "actions", "news", "reddit"],
     ask: Callable[[Any, Sequence[Instrument]], Fetched],
-) -> list[Fetched]:
+) -> dict[str, Fetched]:
     """Ask each provider for the instruments that `universe.yaml` maps to it.
 
     Raises:
@@ -96,4 +96,4 @@ def fetch(
             f"universe.yaml maps {chosen[unknown[0]][0].id} to source {unknown[0]!r} for {kind}; "
             f"there is {', '.join(sorted(sources))}"
         )
-    return [ask(sources[name], instruments) for name, instruments in sorted(chosen.items())]
+    return {name: ask(sources[name], instruments) for name, instruments in sorted(chosen.items())}

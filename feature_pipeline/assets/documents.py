@@ -1,7 +1,5 @@
 """News and Reddit: two assets, one table, told apart by channel."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,7 +17,7 @@ def news(
     storage: dg.ResourceParam[StorageIOManager],
     universe: dg.ResourceParam[Universe],
     sources: dg.ResourceParam[Mapping[str, Any]],
-) -> list[Fetched]:
+) -> dict[str, Fetched]:
     """News articles about the instruments, by the day on which the provider could show them.
 
     Documents accumulate: a feed that answers empty deletes nothing. One that is collected live
@@ -41,7 +39,7 @@ def reddit(
     storage: dg.ResourceParam[StorageIOManager],
     universe: dg.ResourceParam[Universe],
     sources: dg.ResourceParam[Mapping[str, Any]],
-) -> list[Fetched]:
+) -> dict[str, Fetched]:
     """Reddit posts and comments about the instruments; authors are not stored.
 
     Written like `news`, into the same table `documents`.

@@ -1,7 +1,5 @@
 """Features: returns, volatility, momentum, position, sector and market, sentiment."""
 
-from __future__ import annotations
-
 import dagster as dg
 import polars as pl
 

@@ -1,7 +1,5 @@
 """Technical indicators."""
 
-from __future__ import annotations
-
 import dagster as dg
 import polars as pl
 

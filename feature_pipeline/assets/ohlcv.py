@@ -1,7 +1,5 @@
 """Bars as traded."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,7 +17,7 @@ def ohlcv_1d(
     storage: dg.ResourceParam[StorageIOManager],
     universe: dg.ResourceParam[Universe],
     sources: dg.ResourceParam[Mapping[str, Any]],
-) -> list[Fetched]:
+) -> dict[str, Fetched]:
     """Daily open, high, low, close and volume of every instrument, exactly as traded.
 
     A provider's back-adjustment is undone; splits and dividends live in `corporate_actions`.

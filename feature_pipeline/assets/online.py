@@ -1,7 +1,5 @@
 """The online store, as the lineage shows it: written by a sensor, not by a run."""
 
-from __future__ import annotations
-
 import dagster as dg
 
 online_state_vectors = dg.AssetSpec(

@@ -1,7 +1,5 @@
 """Market regime."""
 
-from __future__ import annotations
-
 import dagster as dg
 import polars as pl
 

@@ -1,12 +1,9 @@
 """Scores of documents."""
 
-from __future__ import annotations
-
 import dagster as dg
 import polars as pl
 
 from feature_pipeline.assets.declare import table_asset
-from feature_pipeline.features.sentiment import score_documents
 from feature_pipeline.sources import Scorer
 
 
@@ -19,4 +16,14 @@ def sentiment_scores(
     Every row names the model and its revision; a changed model adds scores beside the old ones.
     A score is available when its document is.
     """
-    return score_documents(pl.concat([news, reddit], how="diagonal"), scorer)
+    documents = pl.concat([news, reddit], how="diagonal").filter(
+        pl.col("document_id").is_not_null()  # a day that was not collected has no document
+    )
+    texts = documents.select(pl.concat_str("title", "text", separator=". ", ignore_nulls=True))
+    return (
+        documents.hstack(scorer.score(texts.to_series().to_list()))
+        .drop("title", "text")
+        .with_columns(model=pl.lit(scorer.model), model_revision=pl.lit(scorer.revision))
+        .explode("symbols")
+        .rename({"symbols": "symbol"})
+    )

@@ -54,7 +54,7 @@ class StorageIOManager(dg.IOManager):
         return frame
 
     def handle_output(
-        self, context: dg.OutputContext, obj: Frame | Fetched | list[Fetched]
+        self, context: dg.OutputContext, obj: Frame | Mapping[str, Fetched]
     ) -> None:
         """Write what the step returned, and say what became of every row."""
         plan = self._plan(context.step_context)

@@ -127,22 +127,72 @@ def newest_macro(table: TableSchema, as_of: datetime) -> str:
     return (
         sql.SQL(
             """
-            SELECT DISTINCT ON (series_id) series_id, time, available_at, value, name, units,
-                frequency, l.revision
-            FROM {table} CROSS JOIN LATERAL (
-                SELECT max(revision) AS revision FROM partition_ledger
-                WHERE asset = {asset} AND day = (available_at AT TIME ZONE 'UTC')::date
-            ) l
-            WHERE available_at <= {as_of}
-            ORDER BY series_id, time DESC, available_at DESC
+            WITH RECURSIVE series (id) AS (  -- a loose index scan: one probe per series
+                (SELECT series_id FROM {table} ORDER BY series_id LIMIT 1)
+                UNION ALL
+                SELECT (SELECT series_id FROM {table} WHERE series_id > series.id
+                        ORDER BY series_id LIMIT 1)
+                FROM series WHERE series.id IS NOT NULL
+            )
+            SELECT t.series_id, t.time, t.available_at, t.value, t.name, t.units, t.frequency,
+                l.revision
+            FROM series CROSS JOIN LATERAL (
+                SELECT * FROM {table} WHERE series_id = series.id AND available_at <= {as_of}
+                ORDER BY time DESC, available_at DESC LIMIT 1
+            ) t CROSS JOIN LATERAL ({revision}) l
+            ORDER BY t.series_id
             """
         )
         .format(
             table=sql.Identifier(table.table),
-            asset=sql.Literal(table.asset),
             as_of=sql.Literal(as_of),
+            revision=_revision_of(table, "t"),
         )
         .as_string(None)
+    )
+
+
+def newest_sentiment(
+    table: TableSchema, symbols: Sequence[str], where: Mapping[str, str], as_of: datetime
+) -> str:
+    """The newest score of each symbol and channel available by `as_of`."""
+    return (
+        sql.SQL(
+            """
+            SELECT t.symbol, t.channel AS source, t.time, t.available_at, t.sentiment, t.label,
+                t.confidence, t.model, t.model_revision, l.revision
+            FROM unnest({symbols}::text[]) AS s (symbol)
+            CROSS JOIN (VALUES ('news'), ('reddit')) AS c (channel)
+            CROSS JOIN LATERAL (
+                SELECT * FROM {table}
+                WHERE symbol = s.symbol AND channel = c.channel AND available_at <= {as_of}
+                    AND {where}
+                ORDER BY available_at DESC, document_id LIMIT 1
+            ) t CROSS JOIN LATERAL ({revision}) l
+            ORDER BY t.symbol, t.channel
+            """
+        )
+        .format(
+            symbols=sql.Literal(list(symbols)),
+            table=sql.Identifier(table.table),
+            as_of=sql.Literal(as_of),
+            where=sql.SQL(" AND ").join(
+                sql.SQL("{} = {}").format(sql.Identifier(n), sql.Literal(v))
+                for n, v in where.items()
+            ),
+            revision=_revision_of(table, "t"),
+        )
+        .as_string(None)
+    )
+
+
+def _revision_of(table: TableSchema, alias: str) -> sql.Composable:
+    """The newest revision of the partition that a row lies in."""
+    return sql.SQL(
+        "SELECT max(revision) AS revision FROM partition_ledger"
+        " WHERE asset = {} AND day = ({}.{} AT TIME ZONE 'UTC')::date"
+    ).format(
+        sql.Literal(table.asset), sql.Identifier(alias), sql.Identifier(table.day_column)
     )
 
 

@@ -146,6 +146,10 @@ class Store:
         names = None if symbols is None else tuple(self.universe.resolve(s).id for s in symbols)
         token = self.ledger.next_token()
         days = self._with_history(table, start, end)
+        if names is not None and table.mode == "accumulate":
+            # A day of events counts as collected for everybody: the first time it has to be.
+            written = self.ledger.revisions(asset, *_span(days))["day"]
+            names = names if days.is_in(written.implode()).all() else None
         intent = self.ledger.announce(asset, *_span(days), token, run_id)
         try:
             upstream = None
@@ -176,20 +180,22 @@ class Store:
         return self._with_gaps(table, needed, frame, start, end)
 
     def write(
-        self, plan: WritePlan, answer: pl.DataFrame | Fetched | Sequence[Fetched]
+        self, plan: WritePlan, answer: pl.DataFrame | Mapping[str, Fetched]
     ) -> WriteReport:
-        """Write what a run of the plan has computed or fetched. See `Writer` for the contract."""
-        answers = [Fetched(DERIVED, answer)] if isinstance(answer, pl.DataFrame) else answer
-        answers = [answers] if isinstance(answers, Fetched) else answers
+        """Write what a run of the plan has computed, or fetched by provider.
+
+        See `Writer` for the contract.
+        """
+        answers = {DERIVED: Fetched(answer)} if isinstance(answer, pl.DataFrame) else answer
         if plan.days.is_empty():
-            return _report([], [])
+            return _report([], [], [])
         checks, batches = [], []
-        for fetched in answers:
+        for source, fetched in answers.items():
             checked = self._check(plan, fetched)
-            checks.append((fetched, checked))
-            batches.append(self._batch(plan, fetched, checked))
+            checks.append(checked)
+            batches.append(self._batch(plan, source, fetched, checked))
         days = [self.writer.write(plan.table, plan.writing, batch) for batch in batches]
-        return _report(list(zip(checks, batches, strict=True)), days)
+        return _report(checks, batches, days)
 
     def _check(self, plan: WritePlan, fetched: Fetched) -> validate.Checked:
         frame = plan.table.conform(fetched.frame)
@@ -206,11 +212,13 @@ class Store:
             plan.table, frame, now=self.clock(), window=plan.window, symbols=self.universe.symbols
         )
 
-    def _batch(self, plan: WritePlan, fetched: Fetched, checked: validate.Checked) -> Batch:
+    def _batch(
+        self, plan: WritePlan, source: str, fetched: Fetched, checked: validate.Checked
+    ) -> Batch:
         """What a source's answer replaces: judged symbol by symbol, each by its own calendar."""
         if plan.table.derived or plan.table.mode == "accumulate":
             return Batch(
-                fetched.source,
+                source,
                 checked.good,
                 plan.days,
                 asked=fetched.asked,
@@ -237,15 +245,15 @@ class Store:
                 .then(pl.lit("quarantined"))
                 .otherwise(pl.lit("no_answer")),
                 reason=pl.coalesce(
-                    "why", "reason", pl.lit(f"{fetched.source} has no bar for this session")
+                    "why", "reason", pl.lit(f"{source} has no bar for this session")
                 ),
             )
         )
         return Batch(
-            source=fetched.source,
+            source=source,
             rows=checked.good,
             days=plan.days,
-            answered=frozenset(set(fetched.asked) - set(fetched.failed)),
+            answered=fetched.answered,
             expected=expected,
             asked=fetched.asked,
             exceptions=exceptions.sort("day", "symbol"),
@@ -447,6 +455,37 @@ class Store:
             reader.newest(wide, self.universe.symbols, as_of or self.clock())
         )
 
+    def newest_macro(self, as_of: datetime | None = None) -> pl.DataFrame:
+        """The newest observation of each macro series in its newest release, for publishing.
+
+        One row per series: `series_id`, `time`, `available_at`, `revision`, `value`, `name`,
+        `units`, `frequency`.
+        """
+        return self.database.read_frame(
+            reader.newest_macro(self.tables["macro_indicators"], as_of or self.clock())
+        )
+
+    def newest_sentiment(self, as_of: datetime | None = None) -> pl.DataFrame:
+        """The newest score of each symbol and channel by the active model, for publishing.
+
+        One row per symbol and channel: `symbol`, `source` (the channel), `time`, `available_at`,
+        `revision`, `sentiment`, `label`, `confidence`, `model`, `model_revision`.
+        """
+        active = next(
+            needed.where
+            for table in self.tables.values()
+            for needed in table.inputs
+            if needed.asset == "sentiment_scores"
+        )
+        return self.database.read_frame(
+            reader.newest_sentiment(
+                self.tables["sentiment_scores"],
+                self.universe.symbols,
+                active,
+                as_of or self.clock(),
+            )
+        )
+
 
 def _columns(table: TableSchema, needed: Input) -> list[str]:
     names = ("symbol", "time", "available_at", "availability_basis")
@@ -468,7 +507,8 @@ def _numbers(days: pl.Series) -> np.ndarray:
 
 
 def _report(
-    parts: Sequence[tuple[tuple[Fetched, validate.Checked], Batch]],
+    checks: Sequence[validate.Checked],
+    batches: Sequence[Batch],
     days: Sequence[pl.DataFrame],
 ) -> WriteReport:
     """Add up what happened to every row."""
@@ -479,9 +519,8 @@ def _report(
         }
     )
     by_day = pl.concat([empty, *days]).group_by("day").agg(pl.exclude("day").sum()).sort("day")
-    checks = [checked for (_, checked), _ in parts]
     quarantined = [checked.quarantined.select("symbol", "day", "reason") for checked in checks]
-    exceptions = [batch.exceptions for _, batch in parts if batch.exceptions.height]
+    exceptions = [batch.exceptions for batch in batches if batch.exceptions.height]
     count = {
         "written": int(by_day["written"].sum()),
         "unchanged": int(by_day["unchanged"].sum()),

@@ -110,11 +110,6 @@ class Writer:
         reports: list[pl.DataFrame] = []
         # A rejected row may be about any day, or none: those of other days go with the first month.
         strays = _of_days(batch.quarantined, batch.days, inverse=True)
-        strays = (
-            ~batch.quarantined["day"].is_in(batch.days.implode())
-            if batch.quarantined.height
-            else None
-        )
         for (first,), days in months.partition_by(
             "month", as_dict=True, maintain_order=True
         ).items():

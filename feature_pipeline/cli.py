@@ -1,0 +1,152 @@
+"""The command line: `feature-pipeline COMMAND`.
+
+Every command is a page: read the settings, call the room that does the work, print. No logic that
+another program could want lives here. Heavy imports happen inside the commands, so that `--help`
+and a wrong argument answer at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from feature_pipeline.errors import FeaturePipelineError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.console import Console
+
+    from feature_pipeline.settings import Settings
+
+
+class _Commands(typer.core.TyperGroup):
+    """Prints the errors that a user can mend as one line; every other one keeps its traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except FeaturePipelineError as error:
+            typer.echo(f"feature-pipeline: {' '.join(str(error).split())}", err=True)
+            raise typer.Exit(1) from None
+
+
+app = typer.Typer(
+    name="feature-pipeline",
+    cls=_Commands,
+    help="Trading features that are correct at every past moment.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def console() -> Console:
+    """Where tables and messages go."""
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+def settings() -> Settings:
+    """What the environment says."""
+    from feature_pipeline.settings import Settings
+
+    return Settings()
+
+
+@app.command()
+def up(
+    ui: Annotated[bool, typer.Option(help="Dagster's UI, daemon and code server as well.")] = True,
+) -> None:
+    """Start the stack in the background: PostgreSQL, Redis and Dagster, migrated and ready."""
+    from feature_pipeline.stack import Stack, supervisor
+
+    current = settings()
+    out = console()
+    pid = supervisor.pid_of(current.home)
+    if pid is None:
+        with out.status("starting"):
+            supervisor.launch(current, ui=ui)
+    else:
+        out.print(f"already up (supervisor {pid})")
+    stack = Stack(current).attach()
+    for name, address in stack.addresses():
+        out.print(f"{name:<11} {address}", soft_wrap=True)
+    if ui:
+        out.print("The UI asks for no password: it listens on this machine only.")
+    out.print("Stop it: feature-pipeline down")
+
+
+@app.command()
+def down(
+    delete: Annotated[bool, typer.Option("--delete", help="Delete its data as well.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Stop the stack of this home, whoever started it."""
+    from feature_pipeline.stack import Stack, supervisor
+
+    current = settings()
+    out = console()
+    stack = Stack(current)
+    if delete and not yes:
+        typer.confirm(f"Delete every row and key under {current.home}?", abort=True)
+    stopped = supervisor.bring_down(stack)
+    out.print(f"stopped (process {', '.join(map(str, stopped))})" if stopped else "nothing was up")
+    if delete:
+        left = stack.delete()
+        out.print(f"deleted the data of {current.home}", soft_wrap=True)
+        for path in left:
+            out.print(f"left alone, not ours: {path}", soft_wrap=True)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def run(context: typer.Context) -> None:
+    """Run a command inside the stack's environment: feature-pipeline run -- COMMAND ..."""
+    if not context.args:
+        raise typer.BadParameter("give a command: feature-pipeline run -- COMMAND ...")
+    from feature_pipeline.stack import Stack, foreground
+
+    with foreground.until_told(), Stack(settings()) as stack:
+        stack.prepare_dagster()
+        code = foreground.run(context.args, stack.environment())
+    raise typer.Exit(code)
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the database's tables up to date."""
+    from feature_pipeline.stack import Stack, foreground
+    from feature_pipeline.storage.migrations import migrate as apply
+
+    with foreground.until_told(), Stack(settings()) as stack:
+        apply(stack.database_url)
+        stack.prepare_dagster()
+    console().print("the database is up to date")
+
+
+@app.command()
+def doctor() -> None:
+    """Check settings, servers and tables: what is right, what is missing, how to fix it."""
+    from feature_pipeline.stack import doctor as checks
+
+    findings = list(_shown(checks.findings()))
+    if not all(finding.right for finding in findings):
+        raise typer.Exit(1)
+
+
+def _shown(findings: Iterator[Any]) -> Iterator[Any]:
+    from rich.table import Table
+
+    table = Table("", "what", "found", "how to fix it", box=None, pad_edge=False)
+    for finding in findings:
+        mark = "[green]right[/]" if finding.right else "[red]wrong[/]"
+        table.add_row(mark, finding.what, finding.found, finding.fix)
+        yield finding
+    console().print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(app())

@@ -1,0 +1,136 @@
+"""Features of returns, risk, volume, cross-section and sentiment.
+
+Prepares the columns that the catalogue's FEATURES read (adjusted series, the benchmark's returns,
+sectors, document windows), evaluates the declarations and nulls what a gap has spoilt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import timedelta
+
+import polars as pl
+
+from feature_pipeline.features.adjustment import KEYS, session_grid
+from feature_pipeline.features.declarations import (
+    BARS,
+    FEATURES,
+    NEWS_HOURS,
+    SOCIAL_DAYS,
+    Feature,
+)
+from feature_pipeline.features.sentiment import decayed_sentiment, document_count
+
+
+def compute_features(
+    bars: pl.DataFrame,
+    actions: pl.DataFrame,
+    indicators: pl.DataFrame,
+    sentiment_scores: pl.DataFrame,
+    members: pl.DataFrame,
+    benchmark: str,
+) -> pl.DataFrame:
+    """All features of the catalogue.
+
+    Args:
+        bars: KEYS, close, volume as traded; gap rows included.
+        actions: symbol, time (ex-date), available_at, kind, value.
+        indicators: symbol, time, sma_50, bb_upper, bb_lower.
+        sentiment_scores: of one model: document_id, symbol, available_at, channel, sentiment,
+            confidence; days not collected as rows without document_id.
+        members: symbol, sector, from, to (UTC, to exclusive, null = open).
+        benchmark: the symbol that market beta is measured against.
+
+    Returns:
+        KEYS and one column per feature, sorted by (symbol, time), a row for each bar that is no
+        gap. A feature is null where its lookback is not wholly loaded or contains a gap.
+    """
+    grid = session_grid(bars, actions)
+    total = (pl.col("close") / pl.col("split_factor") * pl.col("dividend_factor")).fill_nan(None)
+    grid = grid.with_columns(
+        total_close=pl.when("usable").then(total),
+        split_volume=pl.col("volume") * pl.col("split_factor"),
+    ).with_columns(
+        log_return=pl.when(pl.col("group") == pl.col("group").shift()).then(
+            (pl.col("total_close") / pl.col("total_close").shift()).log()
+        )
+    )
+    grid = _with_benchmark(grid, benchmark)
+    grid = _with_sector(grid, members)
+    grid = grid.join(
+        indicators.select("symbol", "time", "sma_50", "bb_upper", "bb_lower"),
+        on=["symbol", "time"],
+        how="left",
+        maintain_order="left",
+    )
+    grid = grid.with_columns(
+        news_24h=decayed_sentiment(grid, sentiment_scores, timedelta(hours=NEWS_HOURS), "news"),
+        reddit_7d=document_count(
+            grid, sentiment_scores, timedelta(days=SOCIAL_DAYS), "reddit"
+        ).cast(pl.Float64),
+    )
+    return evaluate(grid, FEATURES)
+
+
+def evaluate(grid: pl.DataFrame, features: Iterable[Feature]) -> pl.DataFrame:
+    """The declared columns on a prepared session grid, without its gap rows.
+
+    A feature of bars is null unless all bars of its lookback are there and usable; no value is NaN
+    or infinite.
+    """
+    features = tuple(features)
+
+    def guarded(feature: Feature) -> pl.Expr:
+        value = feature.expression()
+        known = value.is_finite()
+        if BARS in feature.inputs or feature.lookback_bars:
+            known &= pl.col("run") > feature.lookback_bars
+        return pl.when(known).then(value).alias(feature.column)
+
+    first = [feature for feature in features if not feature.needs]
+    then = [feature for feature in features if feature.needs]
+    grid = grid.with_columns(guarded(feature) for feature in first)
+    grid = grid.with_columns(guarded(feature) for feature in then)
+    columns = [feature.column for feature in features]
+    return grid.filter(pl.col("available_at").is_not_null()).select(*KEYS, *columns)
+
+
+def _with_benchmark(grid: pl.DataFrame, benchmark: str) -> pl.DataFrame:
+    """`benchmark_log_return`, and `benchmark_available_at`: null where it has no session.
+
+    A gap of the benchmark counts as known from the start of its day, so that its missing return
+    makes the beta missing.
+    """
+    market = grid.filter(pl.col("symbol") == benchmark).select(
+        "time",
+        benchmark_log_return=pl.col("log_return"),
+        benchmark_available_at=pl.max_horizontal(
+            pl.col("available_at").fill_null(pl.col("time")), pl.col("available_at").shift()
+        ),
+    )
+    return grid.join(market, on="time", how="left", maintain_order="left")
+
+
+def _with_sector(grid: pl.DataFrame, members: pl.DataFrame) -> pl.DataFrame:
+    """`sector`, as of the day, and `member`, whether the symbol belongs to the universe then."""
+    terms = members.select("symbol", "sector", pl.col("from").alias("since"), "to").sort(
+        "since", "symbol"
+    )
+    placed = (
+        grid.select("symbol", "time")
+        .with_row_index("row")
+        .sort("time")
+        .join_asof(
+            terms,
+            left_on="time",
+            right_on="since",
+            by="symbol",
+            strategy="backward",
+            check_sortedness=False,
+        )
+        .sort("row")
+    )
+    inside = pl.col("since").is_not_null() & (
+        pl.col("to").is_null() | (pl.col("time") < pl.col("to"))
+    )
+    return grid.hstack(placed.select("sector", member=inside))

@@ -1,0 +1,167 @@
+"""Aggregates of document scores over the time before each bar's moment.
+
+How scores become one number per (symbol, moment). How a document gets its score is the scorer's
+business, not this module's.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from feature_pipeline.schemas import UTC_TIME
+
+HALF_LIFE = timedelta(hours=6)
+
+_DAY = timedelta(days=1)
+
+
+def decayed_sentiment(
+    moments: pl.DataFrame, scores: pl.DataFrame, window: timedelta, channel: str | None = None
+) -> pl.Series:
+    """Mean score of the documents of the window before each moment.
+
+    Weights are confidence x 2^(-age / HALF_LIFE), age counted from the document's `available_at`.
+
+    Args:
+        moments: symbol, available_at; a row without `available_at` has no window.
+        scores: document_id, symbol, available_at, channel, sentiment, confidence. A row without
+            document_id is a UTC day (of that channel, or of all) that was not collected.
+        window: the documents with `available_at` in (T - window, T] count. Of a document that was
+            collected again since, the latest version counts.
+        channel: `news`, `reddit` or, None, all.
+
+    Returns:
+        A value per moment, in its row order: in [-1, 1]; 0 where collected without a document; null
+        where the window touches a day that was not collected.
+    """
+    moments = moments.select("symbol", "available_at")
+    spans = _spans(moments, _documents(scores, channel), window)
+    pairs = (
+        spans.with_columns(slot=pl.int_ranges("first", pl.col("last") + 1))
+        .explode("slot")
+        .sort("slot", "available_at", "document_id")
+    )
+    moment = _ordered(moments)["available_at"].gather(pairs["slot"])
+    age = (moment - pairs["available_at"]).dt.total_microseconds() / 1e6
+    weight = (pairs["confidence"] * 2.0 ** (-age / HALF_LIFE.total_seconds())).to_numpy()
+    slot, rows = pairs["slot"].to_numpy(), moments.height
+    total = np.bincount(slot, weight, minlength=rows)
+    scored = np.bincount(slot, weight * pairs["sentiment"].to_numpy(), minlength=rows)
+    # Rounding must not carry a mean of equal scores past them.
+    mean = np.clip(np.divide(scored, total, out=np.zeros(rows), where=total > 0), -1, 1)
+    return _collected(moments, scores, window, channel, mean).alias("sentiment")
+
+
+def document_count(
+    moments: pl.DataFrame, scores: pl.DataFrame, window: timedelta, channel: str | None = None
+) -> pl.Series:
+    """Number of documents of the window before each moment; arguments as `decayed_sentiment`.
+
+    Returns:
+        An Int64 per moment, in its row order; null where the window touches a day that was not
+        collected.
+    """
+    moments = moments.select("symbol", "available_at")
+    spans = _spans(moments, _documents(scores, channel), window)
+    change = np.zeros(moments.height + 1, dtype=np.int64)
+    np.add.at(change, spans["first"].to_numpy(), 1)
+    np.add.at(change, spans["last"].to_numpy() + 1, -1)
+    count = np.cumsum(change)[:-1]
+    return _collected(moments, scores, window, channel, count).alias("document_count")
+
+
+def _documents(scores: pl.DataFrame, channel: str | None) -> pl.DataFrame:
+    """The scores of documents of the channel, with the moment a later version replaces each."""
+    wanted = pl.lit(value=True) if channel is None else pl.col("channel") == channel
+    return (
+        scores.filter(pl.col("document_id").is_not_null() & wanted)
+        .sort("symbol", "document_id", "available_at")
+        .with_columns(replaced=pl.col("available_at").shift(-1).over("symbol", "document_id"))
+    )
+
+
+def _ordered(moments: pl.DataFrame) -> pl.DataFrame:
+    """The moments in (symbol, available_at) order; a moment's place there is its slot."""
+    return moments.with_row_index("row").sort("symbol", "available_at", "row", nulls_last=True)
+
+
+def _spans(moments: pl.DataFrame, documents: pl.DataFrame, window: timedelta) -> pl.DataFrame:
+    """The documents that some moment's window holds, with their `first` and `last` slot."""
+    slots = (
+        _ordered(moments)
+        .with_row_index("slot")
+        .select("symbol", pl.col("available_at").alias("moment"), pl.col("slot").cast(pl.Int64))
+        .filter(pl.col("moment").is_not_null())
+        .sort("moment", maintain_order=True)
+    )
+    until = pl.min_horizontal(pl.col("available_at") + window, pl.col("replaced"))
+    return (
+        documents.with_columns(until=until - timedelta(microseconds=1))
+        .sort("available_at", "document_id")
+        .join_asof(
+            slots.rename({"slot": "first"}),
+            left_on="available_at",
+            right_on="moment",
+            by="symbol",
+            strategy="forward",
+            check_sortedness=False,
+        )
+        .sort("until", "document_id")
+        .join_asof(
+            slots.rename({"slot": "last"}),
+            left_on="until",
+            right_on="moment",
+            by="symbol",
+            strategy="backward",
+            check_sortedness=False,
+        )
+        .filter(pl.col("first") <= pl.col("last"))
+    )
+
+
+def _collected(
+    moments: pl.DataFrame,
+    scores: pl.DataFrame,
+    window: timedelta,
+    channel: str | None,
+    by_slot: npt.NDArray[np.float64] | npt.NDArray[np.int64],
+) -> pl.Series:
+    """Values by slot, in the moments' own order, null where a day in the window is unknown."""
+    place = np.empty(moments.height, dtype=np.int64)
+    place[_ordered(moments)["row"].to_numpy()] = np.arange(moments.height)
+    touched = touches_gap(moments["available_at"], gap_days(scores, channel), window)
+    return (
+        pl.DataFrame({"value": by_slot[place], "touched": touched})
+        .select(pl.when(~pl.col("touched")).then(pl.col("value")))
+        .to_series()
+    )
+
+
+def gap_days(scores: pl.DataFrame, channel: str | None) -> pl.Series:
+    """The UTC days that were not collected, for the channel or, None, for any."""
+    unknown = scores.filter(pl.col("document_id").is_null())
+    if channel is not None:
+        unknown = unknown.filter(pl.col("channel").is_null() | (pl.col("channel") == channel))
+    return unknown["available_at"].dt.truncate("1d").unique().sort()
+
+
+def touches_gap(moments: pl.Series, days: pl.Series, window: timedelta) -> pl.Series:
+    """Whether (T - window, T] overlaps one of the days; null has no window and counts as such."""
+    last = (
+        pl.DataFrame({"moment": moments.cast(UTC_TIME)})
+        .with_row_index("row")
+        .sort("moment")
+        .join_asof(
+            pl.DataFrame({"day": days.cast(UTC_TIME)}).sort("day"),
+            left_on="moment",
+            right_on="day",
+            strategy="backward",
+        )
+        .sort("row")
+    )
+    overlaps = pl.col("day") + _DAY > pl.col("moment") - window
+    return last.select(pl.col("moment").is_null() | overlaps.fill_null(value=False)).to_series()

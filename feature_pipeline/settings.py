@@ -1,0 +1,148 @@
+"""Environment variables -> typed settings.
+
+Everything that a deployment may change is a field here, read from `FEATURE_PIPELINE_<FIELD>`. What
+a quant may change (the universe, the features) is data or code, not a setting. No I/O and no clock;
+nothing is opened or connected to. Secrets never appear in a repr or in an error.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from feature_pipeline.errors import SettingsError
+
+PREFIX = "FEATURE_PIPELINE_"
+
+_SCHEMES = {
+    "database_url": ("postgresql", "postgres"),
+    "dagster_database_url": ("postgresql+psycopg2",),
+    "redis_url": ("redis", "rediss", "unix"),
+}
+
+
+class Settings(BaseSettings):
+    """What the environment says; `Settings()` reads it, arguments override it.
+
+    Raises:
+        SettingsError: a variable holds something that cannot be used; the message names it and
+            never shows what it holds.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_ignore_empty=True,
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+    )
+
+    database_url: SecretStr | None = Field(
+        default=None, description="PostgreSQL to use instead of the embedded one"
+    )
+    redis_url: SecretStr | None = Field(
+        default=None, description="Redis to use instead of the embedded one"
+    )
+    dagster_database_url: SecretStr | None = Field(
+        default=None,
+        description="Dagster's own storage, postgresql+psycopg2://; default: beside our tables",
+    )
+    home: Path = Field(
+        default=Path(".feature_pipeline"), description="state, logs and data of the embedded stack"
+    )
+    universe: Path | None = Field(default=None, description="universe.yaml to use instead of ours")
+    ui_port: int | None = Field(
+        default=None, ge=1, le=65535, description="port of the Dagster UI; default: a free one"
+    )
+    max_partitions_per_run: int = Field(
+        default=0, ge=0, description="days per run of a backfill; 0: the whole range in one run"
+    )
+    database_timeout_s: float = Field(
+        default=300.0, gt=0, description="deadline of one database statement, kept by the client"
+    )
+    redis_timeout_ms: int = Field(default=2000, gt=0, description="deadline of one Redis command")
+    hole_wait_s: float = Field(
+        default=60.0, ge=0, description="how long a read waits for a day that is being written"
+    )
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise SettingsError(_one_line(error)) from None
+
+    @field_validator("database_url", "dagster_database_url", "redis_url")
+    @classmethod
+    def _usable_url(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if value is not None and info.field_name is not None:
+            _check_url(value.get_secret_value(), _SCHEMES[info.field_name])
+        return value
+
+    @field_validator("home")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @field_validator("universe")
+    @classmethod
+    def _existing_file(cls, value: Path | None) -> Path | None:
+        if value is not None and not value.is_file():
+            raise ValueError(f"there is no file {value}")
+        return value
+
+
+def _check_url(url: str, schemes: tuple[str, ...]) -> None:
+    """Refuse what a client library would misread: it would show the password's tail in its errors.
+
+    Raises:
+        ValueError: without any part of the URL that could hold a secret.
+    """
+    unescaped = ValueError(
+        "the user name or password holds a character that must be percent-encoded "
+        "(@ as %40, / as %2F, : as %3A, # as %23, ? as %3F)"
+    )
+    scheme, colon, _ = url.partition("://")
+    if not colon or scheme not in schemes:
+        raise ValueError(f"it must start with {' or '.join(s + '://' for s in schemes)}")
+    parts = urlsplit(url)
+    userinfo, _, hosts = parts.netloc.rpartition("@")
+    secret = "@" in userinfo or userinfo.count(":") > 1 or "@" in parts.path + parts.fragment
+    if secret or parts.fragment or (not userinfo and "@" in parts.query):
+        raise unescaped
+    try:
+        parse_qsl(parts.query, strict_parsing=bool(parts.query))
+    except ValueError:
+        raise unescaped from None
+    if scheme == "unix":
+        return
+    if not hosts and "host=" not in parts.query:
+        raise ValueError("it names no host")
+    for host in hosts.split(","):
+        port = host.rpartition("]")[2].partition(":")[2]  # [::1]:5432 has colons of its own
+        if port and not (port.isdecimal() and 0 < int(port) < 65536):
+            raise unescaped if not userinfo else ValueError("its port is not a number up to 65535")
+    if scheme.startswith("postgres") and not parts.path.strip("/"):
+        raise ValueError("it names no database (postgresql://user:password@host:port/database)")
+
+
+def redact(url: str) -> str:
+    """The address as it may be shown: scheme, user, hosts and database, never a secret.
+
+    What comes after `?` may hold one and is left out as well.
+    """
+    parts = urlsplit(url)
+    userinfo, _, hosts = parts.netloc.rpartition("@")
+    user = userinfo.partition(":")[0]
+    return f"{parts.scheme}://{user + '@' if user else ''}{hosts}{parts.path}"
+
+
+def _one_line(error: ValidationError) -> str:
+    lines = []
+    for detail in error.errors(include_input=False, include_url=False, include_context=False):
+        name = PREFIX + "_".join(str(part) for part in detail["loc"]).upper()
+        lines.append(f"{name}: {detail['msg'].removeprefix('Value error, ')}")
+    return "; ".join(lines)

@@ -1,0 +1,105 @@
+"""The outside world: what a provider of bars, actions, documents, macro series or scores must do.
+
+One module per provider beside this one; they return frames and know neither Dagster nor the
+database. Whether a silent symbol should have had rows is judged where frames are written.
+
+Ranges are half-open UTC days, `[start, end)`, of the table's partition column: `time` for bars,
+`available_at` for everything else. Frames have the data columns of their `TableSchema`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from datetime import date, timedelta
+from typing import Literal, Protocol, runtime_checkable
+
+import polars as pl
+
+from feature_pipeline.schemas import Fetched
+from feature_pipeline.universe import Instrument
+
+Channel = Literal["news", "reddit"]
+
+
+@runtime_checkable
+class BarSource(Protocol):
+    """A provider of daily bars and corporate actions."""
+
+    name: str
+    publication_delay: timedelta
+    """How long after a session's close its bar can be had."""
+
+    def bars(self, instruments: Sequence[Instrument], start: date, end: date) -> Fetched:
+        """Bars as traded (`schemas.ohlcv`), no row for a session that has none.
+
+        Raises:
+            SourceError: the provider cannot answer at all.
+        """
+        ...
+
+    def actions(self, instruments: Sequence[Instrument], start: date, end: date) -> Fetched:
+        """Splits and dividends (`schemas.CORPORATE_ACTIONS`).
+
+        Raises:
+            SourceError: the provider cannot answer at all.
+        """
+        ...
+
+
+@runtime_checkable
+class DocumentSource(Protocol):
+    """A provider of news articles or Reddit posts."""
+
+    name: str
+
+    def documents(
+        self, channel: Channel, instruments: Sequence[Instrument], start: date, end: date
+    ) -> Fetched:
+        """Documents about these instruments (`schemas.documents`).
+
+        Raises:
+            SourceError: the provider cannot answer at all.
+        """
+        ...
+
+
+@runtime_checkable
+class MacroSource(Protocol):
+    """A provider of macro series with their vintages."""
+
+    name: str
+
+    def macro(self, series_ids: Sequence[str], start: date, end: date) -> Fetched:
+        """What was released in `[start, end)` (`schemas.MACRO_INDICATORS`), revisions included.
+
+        Raises:
+            SourceError: the provider cannot answer at all.
+        """
+        ...
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """A sentiment model. `model` and `revision` together say what a score means."""
+
+    model: str
+    revision: str
+
+    def score(self, texts: Sequence[str]) -> pl.DataFrame:
+        """One row per text, in order.
+
+        Returns:
+            `sentiment` (P(positive) - P(negative), in [-1, 1]), `label` (positive, negative or
+            neutral) and `confidence` (the label's probability).
+        """
+        ...
+
+
+def document_ids(provider: str, urls: pl.Series) -> pl.Series:
+    """The key of each document: SHA-256 of `provider|url`, in hex.
+
+    Text by text, because neither Polars nor Arrow has SHA-256; about a microsecond each.
+    """
+    digests = [hashlib.sha256(f"{provider}|{url}".encode()).hexdigest() for url in urls]
+    return pl.Series("document_id", digests, dtype=pl.String)

@@ -1,0 +1,257 @@
+"""What is right, what is wrong and how to mend it: settings, servers, tables, Dagster.
+
+Looks only; starts and changes nothing, and shows no secret.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.metadata
+import os
+import platform
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from feature_pipeline.errors import FeaturePipelineError
+from feature_pipeline.settings import PREFIX, Settings, redact
+from feature_pipeline.stack import Stack
+from feature_pipeline.stack.server import EmbeddedServer
+
+PACKAGES = ("dagster", "dagster-postgres", "polars", "psycopg", "redis")
+OLDEST_POSTGRES = 15
+OLDEST_TIMESCALEDB = (2, 28, 3)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One row of the table; `fix` is empty where nothing is to be done."""
+
+    right: bool
+    what: str
+    found: str
+    fix: str = ""
+
+
+def findings() -> Iterator[Finding]:
+    """Check one thing after the other; what rests on something that is wrong is not checked."""
+    yield _versions()
+    yield _variables()
+    try:
+        settings = Settings()
+    except FeaturePipelineError as error:
+        yield Finding(False, "settings", str(error), "correct or unset the variable")
+        return
+    home = "" if settings.database_url and settings.redis_url else f"home {settings.home}"
+    yield Finding(True, "settings", home or "external servers")
+    yield _universe(settings)
+    stack = Stack(settings)
+    database = yield from _database(stack)
+    yield from _redis(stack)
+    if database:
+        yield _dagster_storage(stack)
+    yield _ui(stack)
+
+
+def _versions() -> Finding:
+    found = [f"python {platform.python_version()}"]
+    for name in PACKAGES:
+        try:
+            found.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            return Finding(False, "versions", f"{name} is not installed", "make install")
+    return Finding(True, "versions", ", ".join(found))
+
+
+def _variables() -> Finding:
+    """A misspelt variable is silently no variable."""
+    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
+    unknown = [
+        name
+        for name in os.environ
+        if name.startswith(PREFIX) and name not in known and not name.startswith(f"{PREFIX}TEST_")
+    ]
+    if unknown:
+        close = difflib.get_close_matches(unknown[0], known, 1)
+        meant = f"did you mean {close[0]}?" if close else f"known: {', '.join(sorted(known))}"
+        return Finding(False, "environment", f"nothing reads {', '.join(unknown)}", meant)
+    if os.environ.get("PYTHONDONTWRITEBYTECODE"):
+        slow = "PYTHONDONTWRITEBYTECODE is set: every start takes 2.5 times as long"
+        return Finding(True, "environment", slow, "unset it")
+    return Finding(True, "environment", "no unknown variable")
+
+
+def _universe(settings: Settings) -> Finding:
+    from feature_pipeline.universe import Universe
+
+    try:
+        universe = Universe.load(settings.universe) if settings.universe else Universe.load()
+    except FeaturePipelineError as error:
+        return Finding(False, "universe", str(error), "correct the file")
+    return Finding(True, "universe", f"{len(universe.instruments)} instruments")
+
+
+def _runs(server: EmbeddedServer) -> Finding | None:
+    """What keeps the embedded server from being asked, if anything does."""
+    if not server.running:
+        return Finding(
+            False, server.name, "the embedded server is not running", "feature-pipeline up"
+        )
+    try:
+        server.start()  # somebody runs it: this attaches
+    except FeaturePipelineError as error:
+        return Finding(False, server.name, str(error), "feature-pipeline down, then up")
+    return None
+
+
+def _database(stack: Stack) -> Generator[Finding, None, bool]:
+    """Yields what it finds; returns whether the database can be asked further."""
+    import psycopg
+
+    if stack.postgres and (trouble := _runs(stack.postgres)):
+        yield trouble
+        return False
+    where = redact(stack.database_url)
+    try:
+        connection = psycopg.connect(stack.database_url, connect_timeout=5, autocommit=True)
+    except psycopg.Error as error:
+        yield Finding(False, "postgres", f"{where}: {_cause(error)}", _database_fix(error))
+        return False
+    with connection:
+        major = connection.info.server_version // 10000
+        extension = connection.execute(
+            "SELECT extversion FROM pg_extension WHERE extname = 'timescaledb'"
+        ).fetchone()
+        version = f"PostgreSQL {major}" + (f", TimescaleDB {extension[0]}" if extension else "")
+        too_old = extension and _numbers(extension[0]) < OLDEST_TIMESCALEDB
+        fix = ""
+        if major < OLDEST_POSTGRES:
+            fix = f"use PostgreSQL {OLDEST_POSTGRES} or later"
+        elif too_old:
+            fix = "update TimescaleDB to 2.28.3 or later: earlier ones can delete wrong rows"
+        yield Finding(not fix, "postgres", f"{where}: {version}", fix)
+        yield from _tables(stack, connection)
+    return True
+
+
+def _tables(stack: Stack, connection: object) -> Iterator[Finding]:
+    import psycopg
+
+    from feature_pipeline.storage.migrations import pending
+
+    assert isinstance(connection, psycopg.Connection)
+    try:
+        missing = pending(stack.database_url)
+    except FeaturePipelineError as error:
+        yield Finding(False, "tables", str(error), "feature-pipeline migrate")
+        return
+    if missing:
+        yield Finding(
+            False, "tables", f"not applied: {', '.join(missing)}", "feature-pipeline migrate"
+        )
+        return
+    yield Finding(True, "tables", "every migration is applied")
+    assets, days, newest = connection.execute(
+        "SELECT count(DISTINCT asset), count(DISTINCT day), max(day) FROM partition_ledger"
+    ).fetchone() or (0, 0, None)
+    if days:
+        yield Finding(True, "ledger", f"{assets} assets, {days} days, up to {newest}")
+    else:
+        yield Finding(True, "ledger", "no day is written yet", "feature-pipeline demo, or backfill")
+
+
+def _redis(stack: Stack) -> Iterator[Finding]:
+    import redis
+
+    if stack.redis and (trouble := _runs(stack.redis)):
+        yield trouble
+        return
+    where = redact(stack.redis_url)
+    timeout = stack.settings.redis_timeout_ms / 1000
+    client = redis.Redis.from_url(
+        stack.redis_url, socket_timeout=timeout, socket_connect_timeout=timeout
+    )
+    try:
+        information = client.info()
+        keys = client.dbsize()
+    except redis.AuthenticationError:
+        yield Finding(
+            False,
+            "redis",
+            f"{where}: wrong password or user",
+            "correct the password in FEATURE_PIPELINE_REDIS_URL",
+        )
+    except (redis.RedisError, OSError) as error:
+        yield Finding(
+            False,
+            "redis",
+            f"{where}: cannot be reached ({_words(error)})",
+            "start it, or correct the address in FEATURE_PIPELINE_REDIS_URL",
+        )
+    else:
+        assert isinstance(information, dict)
+        yield Finding(True, "redis", f"{where}: Redis {information['redis_version']}, {keys} keys")
+    finally:
+        client.close()
+
+
+def _dagster_storage(stack: Stack) -> Finding:
+    import psycopg
+
+    parts = urlsplit(stack.dagster_database_url)
+    url = parts._replace(scheme="postgresql").geturl()
+    try:
+        with psycopg.connect(url, connect_timeout=5, autocommit=True) as connection:
+            row = connection.execute("SELECT to_regclass('runs') IS NOT NULL").fetchone()
+    except psycopg.Error as error:
+        return Finding(
+            False,
+            "dagster storage",
+            f"{redact(url)}: {_cause(error)}",
+            _database_fix(error).replace("DATABASE_URL", "DAGSTER_DATABASE_URL"),
+        )
+    made = "in use" if row and row[0] else "empty: Dagster makes its tables when it starts"
+    return Finding(True, "dagster storage", f"{redact(url)}: {made}")
+
+
+def _ui(stack: Stack) -> Finding:
+    if stack.ui_url is None:
+        return Finding(True, "dagster ui", "not running", "feature-pipeline up")
+    return Finding(True, "dagster ui", f"{stack.ui_url} (no password: this machine only)")
+
+
+def _cause(error: Exception) -> str:
+    text = str(error)
+    if "password authentication failed" in text or "no password supplied" in text:
+        return "wrong user or password"
+    if "does not exist" in text:
+        return "no such database or role"
+    if "pg_hba.conf" in text:
+        return "the server refuses connections from here"
+    return f"cannot be reached ({_words(error)})"
+
+
+def _database_fix(error: Exception) -> str:
+    cause = _cause(error)
+    if cause == "wrong user or password":
+        return "correct user and password in FEATURE_PIPELINE_DATABASE_URL"
+    if cause == "no such database or role":
+        return "create it, or correct FEATURE_PIPELINE_DATABASE_URL"
+    if cause.startswith("cannot"):
+        return "start it, or correct the address in FEATURE_PIPELINE_DATABASE_URL"
+    return "allow this machine in the server's pg_hba.conf"
+
+
+def _words(error: Exception) -> str:
+    """The kind of failure: drivers quote addresses, and from an address a password."""
+    text = str(error).lower()
+    for words in ("refused", "timed out", "timeout expired", "could not translate host name"):
+        if words in text:
+            return words
+    if "name or service not known" in text or "name resolution" in text:
+        return "unknown host"
+    return type(error).__name__
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("-")[0].split(".") if part.isdigit())
