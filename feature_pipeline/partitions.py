@@ -35,11 +35,6 @@ def days(start: date, end: date) -> list[date]:
     return [start + timedelta(days=n) for n in range((end - start).days)]
 
 
-def key(day: date) -> str:
-    """The day's partition key."""
-    return day.isoformat()
-
-
 def parse_day(text: str, name: str = "date") -> date:
     """A day of the grid as a person writes it: YYYY-MM-DD.
 

@@ -55,10 +55,6 @@ class Interval(_Strict):
             )
         return self
 
-    def covers(self, day: date) -> bool:
-        """Whether `day` lies in it."""
-        return self.start <= day and (self.end is None or day < self.end)
-
     def overlaps(self, other: Interval) -> bool:
         """Whether some day lies in both."""
         return (self.end is None or other.start < self.end) and (

@@ -99,7 +99,11 @@ def read_state_vector(
         raise online_error(client, error) from error
     if data is None:
         return None
-    return _vector_answer(key, keys.unpack(data, key), now, max_age)
+    vector = keys.unpack(data, key)
+    as_of, age, fresh = _judge(vector.as_of_us, now, max_age)
+    return VectorAnswer(
+        key, as_of, vector.revision, age, fresh, "online", vector.missing, vector.values
+    )
 
 
 def read_state_vectors(
@@ -123,26 +127,27 @@ def read_state_vectors(
     present = [i for i, blob in enumerate(blobs) if blob is not None]
     vectors = keys.unpack_many([blobs[i] for i in present], [names[i] for i in present])
     answers: dict[str, VectorAnswer | None] = dict.fromkeys(symbols)
+    # Symbols of one exchange share their moment: judge each moment once.
+    judged = {us: _judge(us, now, max_age) for us in {vector.as_of_us for vector in vectors}}
     for i, vector in zip(present, vectors, strict=True):
-        answers[symbols[i]] = _vector_answer(names[i], vector, now, max_age)
+        as_of, age, fresh = judged[vector.as_of_us]
+        answers[symbols[i]] = VectorAnswer(
+            names[i],
+            as_of,
+            vector.revision,
+            age,
+            fresh,
+            "online",
+            vector.missing,
+            vector.values,
+        )
     return answers
 
 
-def _vector_answer(
-    key: str, vector: keys.StateVector, now: datetime, max_age: timedelta
-) -> VectorAnswer:
-    as_of = vector.as_of
+def _judge(as_of_us: int, now: datetime, max_age: timedelta) -> tuple[datetime, timedelta, bool]:
+    as_of = keys.as_datetime(as_of_us)
     age = now - as_of
-    return VectorAnswer(
-        key=key,
-        as_of=as_of,
-        revision=vector.revision,
-        age=age,
-        fresh=is_fresh(age, max_age),
-        source="online",
-        missing=vector.missing,
-        values=vector.values,
-    )
+    return as_of, age, is_fresh(age, max_age)
 
 
 def read_features(
@@ -217,7 +222,8 @@ def read_hash(
     if as_of_us is None and not any(value is not None for value in held.values()):
         return None
     try:
-        as_of, known_revision = keys.as_datetime(int(as_of_us or b"")), int(revision or b"")
+        as_of, age, fresh = _judge(int(as_of_us or b""), now, max_age)
+        known_revision = int(revision or b"")
     except (ValueError, OverflowError):
         raise OnlineError(
             f"{key} holds no as_of_us and revision: another program wrote it; run "
@@ -229,13 +235,12 @@ def read_hash(
         values |= dict.fromkeys(absent)
     else:
         absent = tuple(name for name in absent if name in values)
-    age = now - as_of
     return HashAnswer(
         key=key,
         as_of=as_of,
         revision=known_revision,
         age=age,
-        fresh=is_fresh(age, max_age),
+        fresh=fresh,
         source="online",
         missing=absent,
         fields=values,
