@@ -113,7 +113,7 @@ def last_late(rows: pl.DataFrame) -> Integers | None:
     frame = rows.select(
         "group", moment=moment, least=moment.shift(-1).cum_min(reverse=True).over("group")
     )
-    when, symbol = frame["moment"].to_numpy(), frame["group"].to_numpy()
+    when = frame["moment"].to_numpy()
     least = frame["least"].to_numpy()  # of the rows that follow; NaN where none does
     late = np.flatnonzero(least < when)
     result = np.full(len(when), -1, dtype=np.int64)

@@ -162,6 +162,8 @@ def _tables(stack: Stack, connection: object) -> Iterator[Finding]:
 
 def _redis(stack: Stack) -> Iterator[Finding]:
     import redis
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
 
     if stack.redis and (trouble := _runs(stack.redis)):
         yield trouble
@@ -169,7 +171,10 @@ def _redis(stack: Stack) -> Iterator[Finding]:
     where = redact(stack.redis_url)
     timeout = stack.settings.redis_timeout_ms / 1000
     client = redis.Redis.from_url(
-        stack.redis_url, socket_timeout=timeout, socket_connect_timeout=timeout
+        stack.redis_url,
+        socket_timeout=timeout,
+        socket_connect_timeout=timeout,
+        retry=Retry(NoBackoff(), 0),  # the default would be silent for a minute
     )
     try:
         information = client.info()

@@ -40,6 +40,7 @@ class EmbeddedPostgres(EmbeddedServer):
 
     name = "postgres"
     stop_signal = signal.SIGINT  # fast shutdown: end the sessions, write everything, go
+    says_when_ready = "database system is ready to accept connections"
 
     def __init__(self, home: Path, options: Mapping[str, str] | None = None) -> None:
         super().__init__(home)

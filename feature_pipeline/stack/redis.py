@@ -18,6 +18,7 @@ class EmbeddedRedis(EmbeddedServer):
 
     name = "redis"
     stop_signal = signal.SIGTERM
+    says_when_ready = "Ready to accept connections"
     grace_s = 15.0
 
     @property
@@ -61,10 +62,10 @@ class EmbeddedRedis(EmbeddedServer):
     def check(self) -> None:
         """Connect to it."""
         import redis
+        from redis.backoff import NoBackoff
+        from redis.retry import Retry
 
-        client = redis.Redis(
-            host=processes.LOOPBACK, port=self.port, password=self.password, socket_timeout=5
-        )
+        client = redis.Redis.from_url(self.url, socket_timeout=5, retry=Retry(NoBackoff(), 0))
         try:
             client.ping()
         except redis.AuthenticationError:

@@ -35,6 +35,7 @@ class EmbeddedServer(ABC):
     stop_signal: ClassVar[signal.Signals]
     start_s: ClassVar[float] = 60.0
     grace_s: ClassVar[float] = 30.0
+    says_when_ready: ClassVar[str]  # in its log
 
     def __init__(self, home: Path) -> None:
         self.home = home
@@ -211,6 +212,9 @@ class EmbeddedServer(ABC):
                         f"the embedded {self.name} ended with exit code {self._child.returncode}: "
                         f"{processes.tail(self.log, said_before)} (log: {self.log})"
                     )
+                # Its own word first: whoever else may have the port must not be told the password.
+                if self.says_when_ready not in processes.tail(self.log, said_before, 100_000):
+                    raise NotReadyError("it does not say that it is ready")
                 self.check()
 
     def _give_up(self, state: tenacity.RetryCallState) -> None:

@@ -475,7 +475,9 @@ def _interpolate(query: str, params: Parameters) -> str:
         if name is None and not waiting:
             missing += 1
             return ""
-        return sql.Literal(named[name] if name else waiting.pop()).as_string()
+        text = sql.Literal(named[name] if name else waiting.pop()).as_string()
+        # A cast binds tighter than a minus.
+        return f"({text})" if text.lstrip().startswith("-") else text
 
     statement = _PLACEHOLDER.sub(literal, query)
     if missing or waiting:

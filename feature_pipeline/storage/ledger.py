@@ -6,6 +6,7 @@ data, and with them the ledger's own, is the writer's (`writer.py`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 
@@ -78,6 +79,16 @@ class Ledger:
             f" WHERE asset = {_text(asset)} AND day >= '{start}' AND day < '{end}'"
             " GROUP BY day ORDER BY day"
         )
+
+    def written_by(self, run_ids: Sequence[str]) -> int:
+        """How many partitions these runs have written, or found to be right, so far."""
+        with self._database.connection() as connection:
+            row = connection.execute(
+                "SELECT count(DISTINCT (asset, day)) FROM partition_ledger WHERE run_id = ANY(%s)",
+                [list(run_ids)],
+            ).fetchone()
+        assert row is not None
+        return int(row[0])
 
     def announce(self, asset: str, start: date, end: date, token: int, run_id: str) -> Intent:
         """Tell other runs that the days [start, end) of `asset` are being written."""

@@ -272,6 +272,19 @@ class Store:
             .select("day", "symbol", pl.lit("failed").alias("status"), "reason")
         )
 
+    def pending(self, asset: str, start: date, end: date, code_version: str) -> pl.Series:
+        """The days in [start, end) of an asset that a run would write: unwritten or stale.
+
+        Of a table that comes from a source only unwritten ones count; whether a provider would
+        say something else today is known by asking it.
+        """
+        table = self.tables[asset]
+        days = pl.date_range(start, end, closed="left", eager=True)
+        if not table.derived:
+            written = self.ledger.revisions(asset, start, end)["day"]
+            return days.filter(~days.is_in(written.implode()))
+        return self._stale(table, days, self._upstream_revisions(table, days), code_version)
+
     # -- planning -----------------------------------------------------------------------------
 
     def _with_history(self, table: TableSchema, start: date, end: date) -> pl.Series:

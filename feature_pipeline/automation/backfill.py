@@ -1,0 +1,172 @@
+"""Backfills from outside the UI: Dagster runs over a range of partitions, in this machine's
+processes, with their progress read from the ledger.
+
+The runs are those of the real graph on the real instance: they show in the UI, with their events
+and materialisations. Cutting a range into runs follows the same setting as backfills from the UI.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from datetime import date, timedelta
+
+from feature_pipeline.errors import FeaturePipelineError
+from feature_pipeline.features.catalogue import TABLES
+from feature_pipeline.partitions import days
+from feature_pipeline.settings import Settings
+
+PARALLEL_RUNS = 2
+_POLL_S = 0.3
+
+
+class BackfillError(FeaturePipelineError):
+    """A run of a backfill failed; what other runs wrote stays."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """One run: the days [start, end) of some assets."""
+
+    run_id: str
+    start: date
+    end: date
+    assets: tuple[str, ...]
+    symbols: tuple[str, ...]
+
+    @property
+    def partitions(self) -> int:
+        """Days times assets."""
+        return (self.end - self.start).days * len(self.assets)
+
+
+def chunks(
+    start: date,
+    end: date,
+    *,
+    assets: Sequence[str] = (),
+    symbols: Sequence[str] = (),
+    days_per_run: int = 0,
+) -> list[Chunk]:
+    """The runs that cover the days [start, end), oldest first.
+
+    Raises:
+        BackfillError: an asset is unknown.
+    """
+    from dagster._core.utils import make_new_run_id
+
+    unknown = [asset for asset in assets if asset not in TABLES]
+    if unknown:
+        raise BackfillError(f"there is no asset {unknown[0]!r}; there are {', '.join(TABLES)}")
+    step = days_per_run or (end - start).days
+    return [
+        Chunk(
+            make_new_run_id(),
+            first,
+            min(first + timedelta(days=step), end),
+            tuple(assets) or tuple(TABLES),
+            tuple(symbols),
+        )
+        for first in days(start, end)[::step]
+    ]
+
+
+def backfill(
+    settings: Settings,
+    plan: Sequence[Chunk],
+    environment: Mapping[str, str],
+    progress: Callable[[int], None],
+) -> None:
+    """Run the chunks, a few at a time, oldest first.
+
+    Args:
+        settings: where the stores are.
+        plan: see `chunks`.
+        environment: of the processes that run them (`Stack.environment`).
+        progress: told the number of partitions done so far, every now and then.
+
+    Raises:
+        BackfillError: a run failed; names the step and why.
+        DatabaseError: the ledger cannot be read.
+    """
+    from feature_pipeline.resources import store
+
+    ledger = store(settings).ledger
+    run_ids = [chunk.run_id for chunk in plan]
+    # Fresh processes: Dagster and Polars keep threads, which a fork would not survive.
+    with ProcessPoolExecutor(
+        min(PARALLEL_RUNS, len(plan)),
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_become_worker,
+        initargs=(dict(environment), os.getpid()),
+    ) as pool:
+        running: set[Future[str | None]] = {pool.submit(_run, chunk) for chunk in plan}
+        try:
+            while running:
+                done, running = wait(running, timeout=_POLL_S, return_when=FIRST_COMPLETED)
+                for future in done:
+                    failure = future.result()
+                    if failure:
+                        raise BackfillError(failure)
+                progress(ledger.written_by(run_ids))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _become_worker(environment: dict[str, str], parent: int) -> None:
+    """Take on the stack's environment, and end with the command that started us."""
+    from feature_pipeline.stack.processes import die_with_parent
+
+    os.environ.update(environment)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    die_with_parent(signal.SIGTERM, parent)
+
+
+def _run(chunk: Chunk) -> str | None:
+    """Run one chunk; why it failed, in one line, or None."""
+    import dagster as dg
+    from dagster._core.storage.tags import (
+        ASSET_PARTITION_RANGE_END_TAG,
+        ASSET_PARTITION_RANGE_START_TAG,
+    )
+
+    from feature_pipeline.definitions import JOB, build_defs
+    from feature_pipeline.storage.io_manager import SYMBOLS_TAG
+
+    tags = {
+        ASSET_PARTITION_RANGE_START_TAG: chunk.start.isoformat(),
+        ASSET_PARTITION_RANGE_END_TAG: (chunk.end - timedelta(days=1)).isoformat(),
+    }
+    if chunk.symbols:
+        tags[SYMBOLS_TAG] = ",".join(chunk.symbols)
+    with dg.DagsterInstance.get() as instance:
+        result = (
+            build_defs()
+            .resolve_job_def(JOB)
+            .execute_in_process(
+                instance=instance,
+                run_id=chunk.run_id,
+                tags=tags,
+                asset_selection=[dg.AssetKey(asset) for asset in chunk.assets],
+                raise_on_error=False,
+            )
+        )
+    for event in result.all_events:
+        if event.is_step_failure:
+            return f"{event.step_key}, {chunk.start} to {chunk.end - timedelta(days=1)}: " + _why(
+                event.step_failure_data.error
+            )
+    return None if result.success else f"the run {chunk.run_id} failed; see its log"
+
+
+def _why(error: object) -> str:
+    """The innermost cause: Dagster wraps what a step raised in its own errors."""
+    while getattr(error, "cause", None) is not None:
+        error = error.cause  # type: ignore[attr-defined]
+    message = str(getattr(error, "message", error))
+    return " ".join(message.split())
