@@ -8,11 +8,12 @@ and a wrong argument answer at once.
 from __future__ import annotations
 
 import sys
+from datetime import date, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from feature_pipeline.errors import FeaturePipelineError
+from feature_pipeline.errors import FeaturePipelineError, OnlineError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from feature_pipeline.settings import Settings
+    from feature_pipeline.stack import Stack
 
 
 class _Commands(typer.core.TyperGroup):
@@ -55,6 +57,121 @@ def settings() -> Settings:
     from feature_pipeline.settings import Settings
 
     return Settings()
+
+
+@app.command()
+def demo(
+    ui: Annotated[bool, typer.Option(help="Stay, with the Dagster UI, until Ctrl-C.")] = True,
+) -> None:
+    """Everything from nothing: servers, a backfill of the sample, vectors read back from Redis."""
+    from feature_pipeline import terminal
+    from feature_pipeline.demo import DAYS, pending, published
+    from feature_pipeline.stack import Stack, foreground
+    from feature_pipeline.storage.migrations import migrate as apply
+
+    out = console()
+    with foreground.until_told(), Stack(settings()) as stack:
+        for name, address in stack.addresses():
+            out.print(f"{name:<11} {address}", soft_wrap=True)
+        apply(stack.database_url)
+        current = stack.resolved_settings()
+        if pending(current):
+            _backfill(stack, *DAYS)
+        else:
+            out.print("every partition is up to date")
+        answers = published(current)
+        if ui or answers is None:
+            with out.status("starting Dagster"):
+                stack.start_dagster()
+        with out.status("waiting for the sensor to publish"):
+            answers = answers or published(current, wait=True)
+        out.print()
+        out.print("[bold]The newest state vector of each symbol, read back from Redis[/]")
+        out.print(terminal.vectors(answers or {}))
+        if not ui:
+            return
+        out.print()
+        out.print(
+            f"Dagster UI  [bold]{stack.ui_url}[/]  (this machine only: it asks for no password)"
+        )
+        out.print("Ctrl-C stops it; a second run reuses what is there.")
+        foreground.stay()
+
+
+@app.command()
+def backfill(
+    start: Annotated[str, typer.Option(help="First UTC day, YYYY-MM-DD.")],
+    end: Annotated[str, typer.Option(help="Last UTC day, included.")],
+    assets: Annotated[str, typer.Option(help="Comma-separated; default: all.")] = "",
+    symbols: Annotated[str, typer.Option(help="Comma-separated; default: all.")] = "",
+) -> None:
+    """Materialise a range of days through Dagster, the history it needs included.
+
+    Re-running repairs: what is right is left alone.
+    """
+    from feature_pipeline.partitions import parse_range
+    from feature_pipeline.stack import Stack, foreground
+
+    first, beyond = parse_range(start, end)
+    with foreground.until_told(), Stack(settings()) as stack:
+        stack.prepare_dagster()
+        _backfill(stack, first, beyond, _names(assets), _names(symbols))
+
+
+def _backfill(
+    stack: Stack,
+    start: date,
+    end: date,
+    assets: tuple[str, ...] = (),
+    symbols: tuple[str, ...] = (),
+) -> None:
+    from feature_pipeline import terminal
+    from feature_pipeline.automation.backfill import backfill as run_chunks
+    from feature_pipeline.automation.backfill import chunks
+    from feature_pipeline.resources import load_universe
+
+    current = stack.resolved_settings()
+    universe = load_universe(current)
+    plan = chunks(
+        start,
+        end,
+        assets=assets,
+        symbols=[universe.resolve(symbol).id for symbol in symbols],
+        days_per_run=current.max_partitions_per_run,
+    )
+    what = f"backfill of {start} to {end - timedelta(days=1)}, {len(plan)} run(s)"
+    log = current.home / "log" / "backfill.log"
+    with terminal.progress(console(), what, sum(chunk.partitions for chunk in plan)) as done:
+        run_chunks(current, plan, stack.environment(), done, log)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+@app.command()
+def show(symbol: Annotated[str, typer.Argument(help="An id or a symbol of the universe.")]) -> None:
+    """The newest state vector and features of a symbol, from Redis."""
+    from feature_pipeline import terminal
+    from feature_pipeline.demo import newest
+    from feature_pipeline.resources import load_universe
+    from feature_pipeline.stack import Stack, foreground
+
+    current = settings()
+    name = load_universe(current).resolve(symbol).id
+    out = console()
+    with foreground.until_told(), Stack(current) as stack:
+        vector, features = newest(stack.resolved_settings(), name)
+        if vector is None:
+            raise OnlineError(
+                f"there is no state vector of {name} yet; backfill a range with "
+                "`feature-pipeline backfill --start ... --end ...`"
+            )
+        out.print(terminal.vectors({name: vector}))
+        out.print(f"source {vector.source}, revision {vector.revision}")
+        if features is not None:
+            out.print()
+            out.print(terminal.features(features))
 
 
 @app.command()

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import date, timedelta
+from pathlib import Path
 
 from feature_pipeline.errors import FeaturePipelineError
 from feature_pipeline.features.catalogue import TABLES
@@ -80,6 +81,7 @@ def backfill(
     plan: Sequence[Chunk],
     environment: Mapping[str, str],
     progress: Callable[[int], None],
+    log: Path | None = None,
 ) -> None:
     """Run the chunks, a few at a time, oldest first.
 
@@ -88,6 +90,7 @@ def backfill(
         plan: see `chunks`.
         environment: of the processes that run them (`Stack.environment`).
         progress: told the number of partitions done so far, every now and then.
+        log: where the runs' console output goes; by default to ours.
 
     Raises:
         BackfillError: a run failed; names the step and why.
@@ -102,7 +105,7 @@ def backfill(
         min(PARALLEL_RUNS, len(plan)),
         mp_context=multiprocessing.get_context("spawn"),
         initializer=_become_worker,
-        initargs=(dict(environment), os.getpid()),
+        initargs=(dict(environment), os.getpid(), log),
     ) as pool:
         running: set[Future[str | None]] = {pool.submit(_run, chunk) for chunk in plan}
         try:
@@ -118,10 +121,15 @@ def backfill(
             raise
 
 
-def _become_worker(environment: dict[str, str], parent: int) -> None:
+def _become_worker(environment: dict[str, str], parent: int, log: Path | None) -> None:
     """Take on the stack's environment, and end with the command that started us."""
     from feature_pipeline.stack.processes import die_with_parent
 
+    if log is not None:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as file:
+            for descriptor in (1, 2):
+                os.dup2(file.fileno(), descriptor)
     os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     die_with_parent(signal.SIGTERM, parent)

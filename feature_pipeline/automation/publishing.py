@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from datetime import UTC, datetime
 
 import dagster as dg
@@ -12,7 +11,12 @@ import redis
 
 from feature_pipeline.errors import FeaturePipelineError
 from feature_pipeline.online.publish import PublishReport
-from feature_pipeline.online.rebuild import Snapshot, publish_snapshot, rebuild_needed, republish_all
+from feature_pipeline.online.rebuild import (
+    Snapshot,
+    publish_snapshot,
+    rebuild_needed,
+    republish_all,
+)
 from feature_pipeline.schemas import TIMEFRAMES
 from feature_pipeline.storage.io_manager import StorageIOManager
 from feature_pipeline.storage.store import Store
@@ -32,9 +36,7 @@ def snapshot(store: Store) -> Snapshot:
         .rename({"confidence": "regime_confidence"})
         for timeframe in TIMEFRAMES
     }
-    return Snapshot(
-        vectors=vectors, macro=store.newest_macro(), sentiment=store.newest_sentiment()
-    )
+    return Snapshot(vectors=vectors, macro=store.newest_macro(), sentiment=store.newest_sentiment())
 
 
 @dg.sensor(
@@ -92,9 +94,7 @@ def _news(context: dg.SensorEvaluationContext) -> tuple[str, bool]:
 def _materialization(
     newest: Snapshot, report: PublishReport, *, rebuilt: bool
 ) -> dg.AssetMaterialization:
-    rows = pl.concat(
-        [frame.select("symbol", "available_at") for frame in newest.vectors.values()]
-    )
+    rows = pl.concat([frame.select("symbol", "available_at") for frame in newest.vectors.values()])
     as_of = rows["available_at"].max()
     metadata: dict[str, dg.MetadataValue] = {
         "symbols": dg.MetadataValue.int(rows["symbol"].n_unique()),
@@ -107,5 +107,3 @@ def _materialization(
     if isinstance(as_of, datetime):
         metadata["newest_as_of"] = dg.MetadataValue.timestamp(as_of.astimezone(UTC))
     return dg.AssetMaterialization("online_state_vectors", metadata=metadata)
-
-

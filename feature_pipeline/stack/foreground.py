@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from feature_pipeline.errors import StackError
 from feature_pipeline.stack import processes
@@ -24,6 +24,13 @@ def until_told() -> Iterator[None]:
         processes.die_with_parent(signal.SIGTERM)
     with processes.signals_end_us():
         yield
+
+
+def stay() -> None:
+    """Wait for Ctrl-C, or for what `until_told` listens to."""
+    with suppress(KeyboardInterrupt):
+        while True:
+            signal.pause()
 
 
 def run(command: Sequence[str], environment: Mapping[str, str]) -> int:

@@ -35,6 +35,9 @@ MINIMUM_TIMESCALEDB = (2, 28, 3)
 _LOCK = 0x46505F4D_49475241
 """Key of the advisory lock that a migrating session holds."""
 
+_LOCK_WAIT = "120s"
+"""How long to wait for it, and for readers of a table that is altered."""
+
 
 class _Backend(PostgresqlPsycopgBackend):
     """yoyo's PostgreSQL backend, made safe to kill.
@@ -140,7 +143,14 @@ def _session(database_url: str) -> Iterator[psycopg.Connection[Any]]:
         connection = database.dedicated()
         try:
             with database.explained():
-                connection.execute("SELECT pg_advisory_lock(%s)", [_LOCK])
+                connection.execute("SELECT set_config('lock_timeout', %s, false)", [_LOCK_WAIT])
+                try:
+                    connection.execute("SELECT pg_advisory_lock(%s)", [_LOCK])
+                except errors.LockNotAvailable:
+                    raise DatabaseError(
+                        f"{database.address}: another process has been migrating for {_LOCK_WAIT}; "
+                        "wait for it or end it, and migrate again"
+                    ) from None
                 yield connection
         finally:
             connection.close()

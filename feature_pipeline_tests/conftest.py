@@ -1,0 +1,135 @@
+"""Real servers for every test: PostgreSQL and Redis in a temporary home, one pair per process."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+import redis
+
+from feature_pipeline.stack.postgres import EmbeddedPostgres, root_side
+from feature_pipeline.stack.redis import EmbeddedRedis
+
+# What the developer's shell says about a real deployment must not reach a test.
+for _name in [name for name in os.environ if name.startswith("FEATURE_PIPELINE_")]:
+    if not _name.startswith("FEATURE_PIPELINE_TEST_"):
+        del os.environ[_name]
+
+TIMESCALEDB_VARIABLE = "FEATURE_PIPELINE_TEST_TIMESCALEDB_URL"
+
+
+@pytest.fixture
+def make_home() -> Iterator[Callable[[], Path]]:
+    """Makes homes for embedded stacks; they are gone after the test."""
+    made: list[Path] = []
+
+    def make() -> Path:
+        home = Path(tempfile.mkdtemp(prefix="feature_pipeline.")).resolve()
+        made.append(home)
+        return home
+
+    yield make
+    for home in made:
+        _remove(home)
+
+
+def _remove(home: Path) -> None:
+    shutil.rmtree(home, ignore_errors=True)
+    shutil.rmtree(root_side(home), ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def _server_home() -> Iterator[Path]:
+    home = Path(tempfile.mkdtemp(prefix="feature_pipeline.")).resolve()
+    yield home
+    _remove(home)
+
+
+@pytest.fixture(scope="session")
+def postgres_server(_server_home: Path) -> Iterator[EmbeddedPostgres]:
+    """The embedded PostgreSQL, started once; durability is off, so do not test crashes on it."""
+    server = EmbeddedPostgres(
+        _server_home,
+        options={"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"},
+    )
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres_url(postgres_server: EmbeddedPostgres) -> str:
+    """Address of the server's maintenance database; make your own databases through it."""
+    return postgres_server.database("postgres")
+
+
+@pytest.fixture
+def database_url(postgres_server: EmbeddedPostgres) -> Iterator[str]:
+    """An empty database, for this test alone."""
+    yield from _database(postgres_server, "template1")
+
+
+@pytest.fixture(scope="session")
+def _migrated_template(postgres_server: EmbeddedPostgres) -> str:
+    from feature_pipeline.storage.migrations import migrate
+
+    name = "migrated_template"
+    with psycopg.connect(postgres_server.database("postgres"), autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}"')
+    migrate(postgres_server.database(name))
+    return name
+
+
+@pytest.fixture
+def migrated_database_url(
+    postgres_server: EmbeddedPostgres, _migrated_template: str
+) -> Iterator[str]:
+    """A database with every table and no row, for this test alone."""
+    yield from _database(postgres_server, _migrated_template)
+
+
+def _database(server: EmbeddedPostgres, template: str) -> Iterator[str]:
+    name = f"test_{secrets.token_hex(6)}"
+    with psycopg.connect(server.database("postgres"), autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}" STRATEGY file_copy')
+        yield server.database(name)
+        connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.fixture(scope="session")
+def redis_server(_server_home: Path) -> Iterator[EmbeddedRedis]:
+    """The embedded Redis, started once."""
+    server = EmbeddedRedis(_server_home)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def redis_url(redis_server: EmbeddedRedis) -> str:
+    """An empty Redis, for this test alone."""
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.flushall()
+    return redis_server.url
+
+
+@pytest.fixture
+def timescaledb_url() -> str:
+    """A PostgreSQL with TimescaleDB that the environment names; skips where there is none."""
+    url = os.environ.get(TIMESCALEDB_VARIABLE)
+    if not url:
+        pytest.skip(f"{TIMESCALEDB_VARIABLE} is not set: no TimescaleDB to test against")
+    return url
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests marked `timescaledb` are skipped, with the reason, where there is none."""
+    if item.get_closest_marker("timescaledb") and not os.environ.get(TIMESCALEDB_VARIABLE):
+        pytest.skip(f"{TIMESCALEDB_VARIABLE} is not set: no TimescaleDB to test against")

@@ -1,0 +1,103 @@
+"""Looks at processes from outside: who lives, who listens, what they show."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import psycopg
+import redis
+import tenacity
+
+from feature_pipeline.stack import processes
+
+CLI = [sys.executable, "-m", "feature_pipeline.cli"]
+
+
+def until(condition: Callable[[], object], what: str, seconds: float = 40.0) -> None:
+    """Wait until it holds."""
+    for attempt in tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(AssertionError),
+        wait=tenacity.wait_fixed(0.05),
+        stop=tenacity.stop_after_delay(seconds),
+        reraise=True,
+    ):
+        with attempt:
+            assert condition(), what
+
+
+def environment(home: Path, **more: str) -> dict[str, str]:
+    """An environment that knows that home and nothing of another stack."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("FEATURE_PIPELINE_")}
+    kept.pop("PYTHONDONTWRITEBYTECODE", None)
+    return kept | {"FEATURE_PIPELINE_HOME": str(home)} | more
+
+
+def servers(home: Path) -> list[int]:
+    """Process ids of the servers that the state files of a home name."""
+    states = [processes.read_private(home / f"{name}.json") for name in ("postgres", "redis")]
+    return [state["pid"] for state in states if state.get("pid") and state.get("ready")]
+
+
+def everything_of(home: Path) -> list[psutil.Process]:
+    """Every process that has to do with a home: by its command line, directory or environment."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.status() == psutil.STATUS_ZOMBIE or process.pid == os.getpid():
+                continue
+            shown = " ".join(process.cmdline()) + process.cwd()
+            if str(home) in shown or process.environ().get("FEATURE_PIPELINE_HOME") == str(home):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def gone(pids: list[int]) -> bool:
+    """Whether none of them lives."""
+    return not any(psutil.pid_exists(pid) and _lives(pid) for pid in pids)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def packages() -> dict[str, str]:
+    """What lets another interpreter import what this one does."""
+    return {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+
+
+def owner(home: Path, python: str = sys.executable, **options: object) -> subprocess.Popen[str]:
+    """`feature-pipeline run -- sleep 1000`, once its servers are up."""
+    process = subprocess.Popen(
+        [python, *CLI[1:], "run", "--", "sleep", "1000"],
+        env=environment(home) | (packages() if python != sys.executable else {}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,  # type: ignore[call-overload]
+    )
+    until(
+        lambda: len(servers(home)) == 2 or process.poll() is not None,
+        f"the servers of {home} did not come up",
+    )
+    if process.poll() is not None:
+        raise AssertionError(process.communicate())
+    return process
+
+
+def answers(database_url: str, redis_url: str) -> bool:
+    """Whether both servers do."""
+    with psycopg.connect(database_url, connect_timeout=5) as connection:
+        assert connection.execute("SELECT 1").fetchone() == (1,)
+    with redis.Redis.from_url(redis_url) as client:
+        assert client.ping()
+    return True
