@@ -1,0 +1,128 @@
+"""`make bench`: run every benchmark on servers of its own, print a table, write bench.json."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from feature_pipeline.settings import Settings
+from feature_pipeline.stack.stack import Stack
+from feature_pipeline.storage.migrations import migrate
+from feature_pipeline_tests.bench import Row, publish, storage
+
+OUT = Path("bench.json")
+
+
+def main() -> int:
+    """Run them; 1 if a goal is missed."""
+    console = Console()
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory(prefix="feature_pipeline.bench.") as home:
+        with Stack(Settings(home=Path(home), database_url=None, redis_url=None)) as stack:
+            migrate(stack.database_url)
+            for row in _all(stack):
+                rows.append(row)
+                console.print(f"  {row.name}: {row.value:,.4g} {row.unit}", highlight=False)
+        stack.delete()
+    console.print(_table(rows))
+    OUT.write_text(json.dumps([row.as_dict() for row in rows], indent=2) + "\n")
+    console.print(f"wrote {OUT}")
+    missed = [row for row in rows if not row.met]
+    for row in missed:
+        console.print(f"[red]goal missed[/] {row.name}: {row.ratio:.2f} of {row.goal}")
+    return 1 if missed else 0
+
+
+def _all(stack: Stack) -> Iterator[Row]:
+    yield from _indicators("1")
+    yield from _indicators("")
+    yield from storage.run(stack.database_url)
+    yield from _graph(stack)
+    for found in publish.run(stack.redis_url):
+        yield Row(**found)
+
+
+def _indicators(threads: str) -> Iterator[Row]:
+    """In a process of its own: Polars settles its number of threads when it is imported."""
+    environment = os.environ | ({"POLARS_MAX_THREADS": threads} if threads else {})
+    output = _run(["feature_pipeline_tests.bench.indicators"], environment)
+    for line in output.splitlines():
+        if line.startswith("RESULT "):
+            yield Row(**json.loads(line.removeprefix("RESULT ")))
+
+
+def _graph(stack: Stack) -> Iterator[Row]:
+    import psycopg
+
+    with psycopg.connect(stack.database_url, autocommit=True) as connection:
+        connection.execute("DROP DATABASE IF EXISTS bench_graph")
+        connection.execute("CREATE DATABASE bench_graph")
+    url = stack.database_url.rsplit("/", 1)[0] + "/bench_graph"
+    migrate(url)
+    stack.prepare_dagster()
+    environment = stack.environment() | {"FEATURE_PIPELINE_DATABASE_URL": url}
+    output = _run(["feature_pipeline_tests.bench.graph", url], environment)
+    line = next(x for x in output.splitlines() if x.startswith("RESULT "))
+    spent = json.loads(line.removeprefix("RESULT "))
+    what = "graph: 100 symbols x 5 years, whole graph"
+    yield Row(what, spent["total"], "s")
+    for part in ("source", "compute", "database", "orchestration"):
+        share = spent[part] / spent["total"]
+        yield Row(f"graph: of that, {part}", spent[part], "s", spent["total"], share)
+    rest = spent["total"] - spent["orchestration"]
+    yield Row(
+        "graph: everything else against orchestration (over 1: under half)",
+        spent["orchestration"],
+        "s",
+        rest,
+        rest / spent["orchestration"],
+        1.0,
+    )
+    yield Row("graph: rows written", spent["rows"], "rows")
+    yield Row("graph: peak memory", spent["peak_mib"], "MiB")
+
+
+def _run(arguments: list[str], environment: dict[str, str]) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f"{arguments[0]} failed:\n{done.stderr[-3000:]}")
+    return done.stdout
+
+
+def _table(rows: list[Row]) -> Table:
+    table = Table(box=None)
+    for column in ("what", "value", "unit", "floor or peer", "ratio", "goal"):
+        table.add_column(column, justify="left" if column in ("what", "unit") else "right")
+    for row in rows:
+        table.add_row(
+            row.name,
+            _number(row.value),
+            row.unit,
+            "" if row.floor is None else _number(row.floor),
+            "" if row.ratio is None else f"{row.ratio:.2f}",
+            "" if row.goal is None else f"{row.goal:.2f}",
+            style=None if row.met else "red",
+        )
+    return table
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,113 @@
+"""A whole-graph backfill through Dagster, split into what it is spent on.
+
+Runs in a process of its own, so that its peak memory is its own: `python -m ...bench.graph`.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable
+from datetime import date, timedelta
+from typing import Any
+
+import dagster as dg
+import polars as pl
+
+from feature_pipeline.definitions import JOB, build_defs
+from feature_pipeline.features.catalogue import TABLES
+from feature_pipeline.settings import Settings
+from feature_pipeline.storage.database import Database
+from feature_pipeline.storage.io_manager import StorageIOManager
+from feature_pipeline.storage.store import Store
+from feature_pipeline_tests.bench.market import SyntheticSource, universe
+
+SYMBOLS = 100
+START, END = date(2008, 1, 1), date(2013, 1, 1)
+
+
+class Timed:
+    """Adds up the seconds spent inside some methods of an object."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def wrap(self, target: object, *names: str) -> None:
+        """Replace methods of `target` by timed ones."""
+        for name in names:
+            setattr(target, name, self._timed(getattr(target, name)))
+
+    def _timed(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            started = time.perf_counter()
+            try:
+                return method(*args, **kwargs)
+            finally:
+                self.seconds += time.perf_counter() - started
+
+        return timed
+
+
+def main(database_url: str) -> dict[str, float]:
+    """Seconds by what they are spent on, rows written, and peak memory in MiB."""
+    instruments = universe(SYMBOLS - 1, START - timedelta(days=5 * 365))
+    store = Store(Database(database_url, 300), instruments, TABLES)
+    database, source = Timed(), Timed()
+    database.wrap(store, "plan", "load", "write")
+    provider = SyntheticSource()
+    source.wrap(provider, "bars", "actions", "documents", "macro")
+    defs = build_defs(
+        Settings(),
+        storage=dg.IOManagerDefinition.hardcoded_io_manager(StorageIOManager(store)),
+        universe=instruments,
+        sources={provider.name: provider},
+        macro_source=provider,
+    )
+    job = defs.resolve_job_def(JOB)
+    with dg.DagsterInstance.get() as instance:
+        started = time.perf_counter()
+        result = job.execute_in_process(
+            instance=instance,
+            tags={
+                "dagster/asset_partition_range_start": START.isoformat(),
+                "dagster/asset_partition_range_end": (END - timedelta(days=1)).isoformat(),
+            },
+        )
+        total = time.perf_counter() - started
+    if not result.success:
+        raise RuntimeError("the backfill failed")
+    compute = sum(_body_seconds(result, asset) for asset in TABLES if TABLES[asset].derived)
+    rows = store.database.read_frame("SELECT sum(rows)::bigint AS rows FROM partition_ledger")
+    return {
+        "total": total,
+        "source": source.seconds,
+        "compute": compute,
+        "database": database.seconds,
+        "orchestration": total - source.seconds - compute - database.seconds,
+        "rows": float(rows["rows"][0]),
+        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+def _body_seconds(result: dg.ExecuteInProcessResult, asset: str) -> float:
+    """From the last input loaded to the output returned: the asset's own computation."""
+    times: dict[str, list[float]] = {}
+    for record in result.dagster_run and _records(result):
+        if record.step_key == asset and record.dagster_event:
+            times.setdefault(record.dagster_event.event_type_value, []).append(record.timestamp)
+    return times["STEP_OUTPUT"][0] - max(times["LOADED_INPUT"])
+
+
+def _records(result: dg.ExecuteInProcessResult) -> Any:
+    with dg.DagsterInstance.get() as instance:
+        return instance.all_logs(
+            result.run_id,
+            of_type={dg.DagsterEventType.STEP_OUTPUT, dg.DagsterEventType.LOADED_INPUT},
+        )
+
+
+if __name__ == "__main__":
+    pl.Config.set_tbl_rows(20)
+    print("RESULT " + json.dumps(main(sys.argv[1])))  # noqa: T201

@@ -1,0 +1,87 @@
+"""A large synthetic market behind the sources' interface: any number of symbols, vectorised."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date, timedelta
+
+import numpy as np
+import polars as pl
+
+from feature_pipeline.schemas import CORPORATE_ACTIONS, MACRO_INDICATORS, Fetched, documents, ohlcv
+from feature_pipeline.sources.sample import SampleSource
+from feature_pipeline.universe import Instrument, Universe, expected_sessions
+
+
+def universe(symbols: int, start: date) -> Universe:
+    """`symbols` equities of ten sectors and a benchmark, all on XNYS since `start`."""
+    head = f"benchmark: MKT\ninstruments:\n{_instrument('MKT', 'index', 'market', start)}"
+    return Universe.parse(
+        head
+        + "".join(
+            _instrument(f"S{i:04d}", "equity", f"sector{i % 10}", start) for i in range(symbols)
+        )
+    )
+
+
+def _instrument(name: str, asset_class: str, sector: str, start: date) -> str:
+    return f"""
+  - id: {name}
+    asset_class: {asset_class}
+    calendar: XNYS
+    sector: {sector}
+    source: {{bars: synthetic, actions: synthetic, news: synthetic, reddit: synthetic}}
+    symbols: [{{symbol: {name}, from: {start}}}]
+    membership: [{{from: {start}}}]
+"""
+
+
+class SyntheticSource:
+    """Random walks, no actions and no documents; macro series from the sample."""
+
+    name = "synthetic"
+    publication_delay = timedelta(minutes=15)
+
+    def bars(self, instruments: Sequence[Instrument], start: date, end: date) -> Fetched:
+        """The same bars for any range: a walk is a function of symbol and session."""
+        frame = expected_sessions(instruments, start, end)
+        day = frame["time"].dt.epoch("d").to_numpy().astype(float)
+        phase = frame["symbol"].rle_id().to_numpy() * 0.7
+        noise = np.random.default_rng(3).normal(0, 0.01, frame.height)
+        close = 100 * np.exp(
+            0.3 * np.sin(day / 97 + phase) + 0.1 * np.sin(day / 11 + phase) + noise
+        )
+        frame = frame.with_columns(
+            available_at=pl.col("close") + self.publication_delay,
+            availability_basis=pl.lit("assumed"),
+            open=close * 0.999,
+            high=close * 1.01,
+            low=close * 0.99,
+            close=close,
+            volume=pl.Series(1e6 + 1e5 * np.sin(day / 5 + phase)).round(),
+            source=pl.lit(self.name),
+        )
+        return Fetched(
+            ohlcv("1d").conform(frame.select(n for n in ohlcv("1d").names if n != "spread")),
+            asked=tuple(i.id for i in instruments),
+        )
+
+    def actions(self, instruments: Sequence[Instrument], start: date, end: date) -> Fetched:
+        """None."""
+        return Fetched(CORPORATE_ACTIONS.empty(), asked=tuple(i.id for i in instruments))
+
+    def documents(
+        self,
+        channel: str,
+        instruments: Sequence[Instrument],
+        start: date,
+        end: date,
+    ) -> Fetched:
+        """None."""
+        table = documents("news" if channel == "news" else "reddit")
+        return Fetched(table.empty(), asked=tuple(i.id for i in instruments))
+
+    def macro(self, series_ids: Sequence[str], start: date, end: date) -> Fetched:
+        """The sample's."""
+        answer = SampleSource().macro(series_ids, start, end)
+        return Fetched(MACRO_INDICATORS.conform(answer.frame), asked=tuple(series_ids))

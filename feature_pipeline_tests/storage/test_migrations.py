@@ -1,0 +1,403 @@
+"""The schema: equal to what `schemas` says, however often and however rudely it is applied."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import date
+
+import psycopg
+import pytest
+
+from feature_pipeline.errors import DatabaseError
+from feature_pipeline.features.catalogue import TABLES
+from feature_pipeline.schemas import Column, TableSchema
+from feature_pipeline.storage import migrations
+from feature_pipeline.storage.migrations import migrate, pending
+
+NAMES = [
+    "0001_source_tables",
+    "0002_derived_tables",
+    "0003_ledger",
+    "0004_registry",
+    "0005_views",
+]
+
+# Dies in its nth exchange with the server: the statement is sent, its answer not awaited.
+DIE = """
+import os, signal, sys
+from feature_pipeline.storage import database, migrations
+
+left, wait = int(sys.argv[2]), database._Connection.wait
+
+def dying(self, gen, *args, **kwargs):
+    global left
+    left -= 1
+    if left == 0:
+        next(gen, None)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return wait(self, gen, *args, **kwargs)
+
+database._Connection.wait = dying
+migrations.migrate(sys.argv[1])
+"""
+
+
+def contents(url: str) -> dict[str, list[tuple[object, ...]]]:
+    """Everything that a migration makes, in a form that can be compared."""
+    here = "relnamespace = 'public'::regnamespace"
+    questions = {
+        "columns": "SELECT c.relname, a.attnum, a.attname, format_type(a.atttypid, a.atttypmod),"
+        " a.attnotnull, a.attidentity, pg_get_expr(d.adbin, d.adrelid) FROM pg_class c"
+        " JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0"
+        " LEFT JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum"
+        f" WHERE c.relkind IN ('r', 'v') AND c.{here} ORDER BY 1, 2",
+        "constraints": "SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint"
+        " WHERE connamespace = 'public'::regnamespace ORDER BY 1, 2",
+        "indexes": "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'"
+        " ORDER BY 1",
+        "views": "SELECT viewname, definition FROM pg_views WHERE schemaname = 'public' ORDER BY 1",
+        "sequences": "SELECT sequencename, data_type::text, cache_size, last_value"
+        " FROM pg_sequences ORDER BY 1",
+        "applied": "SELECT migration_id FROM _yoyo_migration ORDER BY 1",
+    }
+    with psycopg.connect(url) as connection:
+        return {what: connection.execute(sql).fetchall() for what, sql in questions.items()}
+
+
+def relation(url: str, name: str) -> list[tuple[object, ...]]:
+    """Name, type and nullability of a relation's columns, in order."""
+    with psycopg.connect(url) as connection:
+        return connection.execute(
+            "SELECT attname, format_type(atttypid, atttypmod), NOT attnotnull FROM pg_attribute"
+            " WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
+            [name],
+        ).fetchall()
+
+
+def declared(table: TableSchema) -> list[tuple[object, ...]]:
+    moment, run = table.audit
+    return [
+        *((c.name, c.sql_type, c.nullable) for c in table.columns),
+        (moment, "timestamp with time zone", False),
+        (run, "text", False),
+    ]
+
+
+def test_applies_everything_once(database_url: str) -> None:
+    assert pending(database_url) == NAMES
+    assert migrate(database_url) == NAMES
+    first = contents(database_url)
+    assert pending(database_url) == []
+    assert migrate(database_url) == []
+    assert contents(database_url) == first
+
+
+@pytest.mark.parametrize("table", TABLES.values(), ids=TABLES.keys())
+def test_tables_are_what_the_schemas_say(migrated_database_url: str, table: TableSchema) -> None:
+    url = migrated_database_url
+    assert relation(url, table.table) == declared(table)
+    with psycopg.connect(url) as connection:
+        key = connection.execute(
+            "SELECT array_agg(attname ORDER BY position) FROM pg_constraint"
+            " CROSS JOIN unnest(conkey) WITH ORDINALITY AS k (number, position)"
+            " JOIN pg_attribute ON attrelid = conrelid AND attnum = number"
+            " WHERE conrelid = %s::regclass AND contype = 'p'",
+            [table.table],
+        ).fetchone()
+        exists = connection.execute("SELECT to_regclass(%s)", [f"{table.table}_history"]).fetchone()
+    assert key == (list(table.key),)
+    assert (exists != (None,)) == table.history
+    if table.history:
+        assert relation(url, f"{table.table}_history") == [
+            *declared(table),
+            ("superseded_at", "timestamp with time zone", False),
+        ]
+
+
+@pytest.mark.parametrize(
+    "name", ["ohlcv", "indicators", "features", "regime_predictions", "state_vectors"]
+)
+def test_views_over_all_timeframes(migrated_database_url: str, name: str) -> None:
+    view = [(column, kind) for column, kind, _ in relation(migrated_database_url, name)]
+    wide = [(column, kind) for column, kind, _ in relation(migrated_database_url, f"{name}_1d")]
+    assert view == [("timeframe", "text"), *wide]
+
+
+def row_of(table: TableSchema, **values: object) -> dict[str, object]:
+    """A row that the table takes."""
+    plain = {
+        "text": "x",
+        "double precision": 0.5,
+        "bigint": 1,
+        "boolean": True,
+        "timestamp with time zone": "2020-01-02 00:00+00",
+        "text[]": ["x"],
+        "jsonb": "{}",
+    }
+    allowed = {"availability_basis": "assumed", "channel": "news", "kind": "split"}
+    allowed |= {"label": "neutral", "regime": "trend", **table.constants}
+    columns = (*table.columns, *(Column(n, table.columns[0].dtype, "") for n in table.audit))
+    types = {c.name: plain[c.sql_type] for c in columns}
+    types[table.audit[0]] = plain["timestamp with time zone"]
+    return {**types, **{k: v for k, v in allowed.items() if k in types}, **values}
+
+
+def insert(connection: psycopg.Connection, table: TableSchema, **values: object) -> None:
+    row = row_of(table, **values)
+    connection.execute(
+        f"INSERT INTO {table.table} ({', '.join(row)}) VALUES ({', '.join(['%s'] * len(row))})",
+        list(row.values()),
+    )
+
+
+@pytest.mark.parametrize(
+    ("asset", "column"),
+    [
+        *((asset, "availability_basis") for asset in TABLES),
+        ("news", "channel"),
+        ("sentiment_scores", "channel"),
+        ("sentiment_scores", "label"),
+        ("corporate_actions", "kind"),
+        ("regime_predictions_1d", "regime"),
+    ],
+)
+def test_enumerations_are_closed(migrated_database_url: str, asset: str, column: str) -> None:
+    with psycopg.connect(migrated_database_url, autocommit=True) as connection:
+        insert(connection, TABLES[asset])
+        connection.execute(f"DELETE FROM {TABLES[asset].table}")
+        with pytest.raises(psycopg.errors.CheckViolation):
+            insert(connection, TABLES[asset], **{column: "perhaps"})
+
+
+def test_long_view_has_one_row_per_value(migrated_database_url: str) -> None:
+    with psycopg.connect(migrated_database_url) as connection:
+        connection.execute("ALTER TABLE features_1d ADD rsi_7__v2 double precision")
+        connection.execute(
+            "INSERT INTO features_1d (symbol, time, available_at, availability_basis, returns_1d,"
+            " volatility_20d, rsi_7__v2, computed_at, run_id) VALUES ('1', '2020-01-02Z',"
+            " '2020-01-02 21:00Z', 'assumed', 0.1, null, -1e-300, '2020-01-03Z', '7')"
+        )
+        connection.execute(
+            "INSERT INTO indicators_1d (symbol, time, available_at, availability_basis, sma_20,"
+            " computed_at, run_id) VALUES ('1', '2020-01-02Z', '2020-01-02 21:00Z', 'assumed',"
+            " 0.30000000000000004, '2020-01-03Z', '7')"
+        )
+        rows = connection.execute(
+            "SELECT ticker, feature_name, value, version, as_of_timestamp::text,"
+            " calculated_at::date FROM feature_values ORDER BY feature_name"
+        ).fetchall()
+    moment = ("2020-01-02 21:00:00+00", date(2020, 1, 3))
+    assert rows == [
+        ("1", "returns_1d", 0.1, 1, *moment),
+        ("1", "rsi_7", -1e-300, 2, *moment),
+        ("1", "sma_20", 0.30000000000000004, 1, *moment),
+    ]
+
+
+BARS = (
+    "INSERT INTO ohlcv_1d SELECT 's' || s, d, d, 'assumed', 1, 1, 1, 1, 1, null, 'x', d, 'r'"
+    " FROM generate_series('2001-10-01Z'::timestamptz, '2002-03-31Z', '1 day') d,"
+    " generate_series(1, 1000) s"
+)
+ONE_DAY = "SELECT * FROM ohlcv_1d WHERE time >= '2001-12-01Z' AND time < '2001-12-02Z'"
+NEWEST = (
+    "SELECT b.* FROM unnest('{s1,s2}'::text[]) s (symbol) CROSS JOIN LATERAL (SELECT * FROM"
+    " ohlcv_1d WHERE symbol = s.symbol AND available_at <= '2001-12-01Z'"
+    " ORDER BY time DESC LIMIT 1) b"
+)
+
+
+def plan(connection: psycopg.Connection, query: str) -> str:
+    connection.execute("ANALYZE ohlcv_1d")
+    return "\n".join(line for (line,) in connection.execute(f"EXPLAIN {query}"))
+
+
+def test_plans_on_plain_postgresql(migrated_database_url: str) -> None:
+    with psycopg.connect(migrated_database_url) as connection:
+        connection.execute(BARS)
+        connection.execute("SELECT brin_summarize_new_values('ohlcv_1d_time')")
+        assert "Bitmap Index Scan on ohlcv_1d_time" in plan(connection, ONE_DAY)
+        newest = plan(connection, NEWEST)
+        assert "Index Scan Backward using ohlcv_1d_pkey" in newest
+        assert "Sort" not in newest
+
+
+def test_two_at_once_share_the_work(database_url: str) -> None:
+    with ThreadPoolExecutor(3) as pool:
+        done = list(pool.map(migrate, [database_url] * 3))
+    assert sorted(done) == [[], [], NAMES]
+    assert pending(database_url) == []
+
+
+def test_a_migration_that_does_not_end_is_named(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migrations, "_LOCK_WAIT", "50ms")
+    with psycopg.connect(database_url) as other:
+        other.execute("SELECT pg_advisory_lock(%s)", [migrations._LOCK])
+        with pytest.raises(DatabaseError, match="another process has been migrating for 50ms"):
+            migrate(database_url)
+    assert migrate(database_url) == NAMES
+
+
+def dies(url: str, exchange: int) -> bool:
+    """Whether migrating was killed in that exchange; false: it was done before."""
+    done = subprocess.run(
+        [sys.executable, "-c", DIE, url, str(exchange)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=migrations.SQL.parent,
+    )
+    assert done.returncode in (0, -signal.SIGKILL), done.stderr
+    return done.returncode != 0
+
+
+def test_killed_anywhere_and_run_again_is_as_if_never_killed(
+    database_url: str, migrated_database_url: str
+) -> None:
+    # The same database is killed again and again, ever later: what one kill left is where the
+    # next one starts.
+    kills = 0
+    for exchange in (3, 5, 8, 12, 17, 23, 30, 41, 200):
+        if not dies(database_url, exchange):
+            break
+        kills += 1
+        names = pending(database_url)
+        assert names == NAMES[len(NAMES) - len(names) :]
+    assert kills >= 7
+    migrate(database_url)
+    assert contents(database_url) == contents(migrated_database_url)
+
+
+def test_errors_name_the_database_and_not_the_password(database_url: str) -> None:
+    wrong = database_url.replace("@", "hunter2@")
+    for function in (migrate, pending):
+        with pytest.raises(DatabaseError) as raised:
+            function(wrong)
+        line = str(raised.value)
+        assert "password authentication failed" in line
+        assert "hunter2" not in line
+        assert "\n" not in line
+
+
+def test_a_missing_sql_directory_is_named(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: os.PathLike[str]
+) -> None:
+    monkeypatch.setattr(migrations, "SQL", tmp_path)
+    with pytest.raises(DatabaseError, match=str(tmp_path)):
+        migrate(database_url)
+
+
+def test_plain_postgresql_says_so_in_one_line(
+    database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, migrations.__name__):
+        migrate(database_url)
+    about = [r.getMessage() for r in caplog.records if "TimescaleDB" in r.getMessage()]
+    assert len(about) == 1
+    assert "plain tables" in about[0]
+
+
+@pytest.mark.parametrize("version", ["2.9.3", "2.28.2", "1.7.5", "2.28"])
+def test_old_timescaledb_is_refused(version: str) -> None:
+    with pytest.raises(DatabaseError, match=r"2\.28\.3"):
+        migrations.require_version(version)
+
+
+@pytest.mark.parametrize("version", ["2.28.3", "2.29.0", "2.100.0-dev", "3.0.0"])
+def test_new_timescaledb_is_taken(version: str) -> None:
+    migrations.require_version(version)
+
+
+@pytest.fixture
+def timescaledb_database(timescaledb_url: str) -> Iterator[str]:
+    """An empty database on the TimescaleDB server."""
+    name = f"test_{secrets.token_hex(6)}"
+    url = timescaledb_url.rsplit("/", 1)[0]
+    with psycopg.connect(timescaledb_url, autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}"')
+        yield f"{url}/{name}"
+        connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+HYPERTABLES = {
+    "ohlcv_1d": "time",
+    "indicators_1d": "time",
+    "features_1d": "time",
+    "regime_predictions_1d": "time",
+    "state_vectors_1d": "time",
+    "documents": "available_at",
+    "sentiment_scores": "available_at",
+    "macro_indicators": "available_at",
+}
+
+
+def hypertables(url: str) -> dict[str, str]:
+    with psycopg.connect(url) as connection:
+        return dict(
+            connection.execute(
+                "SELECT hypertable_name, column_name FROM timescaledb_information.dimensions"
+            ).fetchall()
+        )
+
+
+@pytest.mark.timescaledb
+def test_hypertables_without_time_index(timescaledb_database: str) -> None:
+    assert migrate(timescaledb_database) == NAMES
+    assert migrate(timescaledb_database) == []
+    assert hypertables(timescaledb_database) == HYPERTABLES
+    with psycopg.connect(timescaledb_database) as connection:
+        indexes = connection.execute(
+            "SELECT tablename, indexdef FROM pg_indexes WHERE schemaname = 'public'"
+        ).fetchall()
+    bars = [name for name, column in HYPERTABLES.items() if column == "time"]
+    assert sorted(name for name, _ in indexes if name in bars) == sorted(bars)  # the keys alone
+
+
+@pytest.mark.timescaledb
+def test_plans_on_timescaledb(timescaledb_database: str) -> None:
+    migrate(timescaledb_database)
+    with psycopg.connect(timescaledb_database) as connection:
+        connection.execute(BARS)
+        chunks = connection.execute("SELECT count(*) FROM show_chunks('ohlcv_1d')").fetchone()
+        assert chunks == (2,)
+        one_day = plan(connection, ONE_DAY)
+        assert one_day.count("_chunk") == one_day.count(" on _hyper") == 1
+        assert "Index Scan Backward" in plan(connection, NEWEST)
+
+
+@pytest.mark.timescaledb
+def test_timescaledb_that_came_later_takes_the_rows_along(
+    timescaledb_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(migrations, "_apply_timescaledb", lambda _: None)
+        migrate(timescaledb_database)
+    with psycopg.connect(timescaledb_database) as connection:
+        for year in (2000, 2010, 2020):
+            insert(connection, TABLES["ohlcv_1d"], time=f"{year}-06-01Z")
+        insert(connection, TABLES["news"])
+    assert migrate(timescaledb_database) == []
+    assert hypertables(timescaledb_database) == HYPERTABLES
+    with psycopg.connect(timescaledb_database) as connection:
+        assert connection.execute("SELECT count(*) FROM ohlcv").fetchone() == (3,)
+        assert connection.execute("SELECT count(*) FROM documents").fetchone() == (1,)
+        chunks = connection.execute("SELECT count(*) FROM show_chunks('ohlcv_1d')").fetchone()
+    assert chunks == (3,)
+
+
+@pytest.mark.timescaledb
+def test_too_old_a_server_is_refused(
+    timescaledb_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migrations, "MINIMUM_TIMESCALEDB", (99, 0, 0))
+    with pytest.raises(DatabaseError, match=r"99\.0\.0"):
+        migrate(timescaledb_database)
