@@ -66,14 +66,14 @@ def demo(
     """Everything from nothing: servers, a backfill of the sample, vectors read back from Redis."""
     from feature_pipeline import terminal
     from feature_pipeline.demo import DAYS, pending, published
+    from feature_pipeline.resources import prepare_database
     from feature_pipeline.stack import Stack, foreground
-    from feature_pipeline.storage.migrations import migrate as apply
 
     out = console()
     with foreground.until_told(), Stack(settings()) as stack:
         for name, address in stack.addresses():
             out.print(f"{name:<11} {address}", soft_wrap=True)
-        apply(stack.database_url)
+        prepare_database(stack.database_url)
         current = stack.resolved_settings()
         if pending(current):
             _backfill(stack, *DAYS)
@@ -192,8 +192,10 @@ def up(
     stack = Stack(current).attach()
     for name, address in stack.addresses():
         out.print(f"{name:<11} {address}", soft_wrap=True)
-    if ui:
+    if stack.ui_url:
         out.print("The UI asks for no password: it listens on this machine only.")
+    elif ui:
+        out.print("The stack was started without the UI: feature-pipeline down, then up")
     out.print("Stop it: feature-pipeline down")
 
 
@@ -235,11 +237,11 @@ def run(context: typer.Context) -> None:
 @app.command()
 def migrate() -> None:
     """Bring the database's tables up to date."""
+    from feature_pipeline.resources import prepare_database
     from feature_pipeline.stack import Stack, foreground
-    from feature_pipeline.storage.migrations import migrate as apply
 
     with foreground.until_told(), Stack(settings()) as stack:
-        apply(stack.database_url)
+        prepare_database(stack.database_url)
         stack.prepare_dagster()
     console().print("the database is up to date")
 
@@ -255,12 +257,15 @@ def doctor() -> None:
 
 
 def _shown(findings: Iterator[Any]) -> Iterator[Any]:
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table("", "what", "found", "how to fix it", box=None, pad_edge=False)
+    table = Table("", box=None, pad_edge=False)
+    for heading in ("what", "found", "how to fix it"):
+        table.add_column(heading, overflow="fold")
     for finding in findings:
         mark = "[green]right[/]" if finding.right else "[red]wrong[/]"
-        table.add_row(mark, finding.what, finding.found, finding.fix)
+        table.add_row(mark, *map(escape, (finding.what, finding.found, finding.fix)))
         yield finding
     console().print(table)
 

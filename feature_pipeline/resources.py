@@ -13,13 +13,16 @@ import dagster as dg
 import redis
 
 from feature_pipeline.errors import SettingsError
-from feature_pipeline.features.catalogue import TABLES
+from feature_pipeline.features.catalogue import TABLES, definitions
 from feature_pipeline.online.client import publishing_client
+from feature_pipeline.schemas import STATE_VECTOR_FIELDS
 from feature_pipeline.settings import Settings
 from feature_pipeline.sources.lexicon import LexiconScorer
 from feature_pipeline.sources.sample import SampleSource
+from feature_pipeline.storage import registry
 from feature_pipeline.storage.database import Database
 from feature_pipeline.storage.io_manager import StorageIOManager
+from feature_pipeline.storage.migrations import migrate
 from feature_pipeline.storage.store import Store
 from feature_pipeline.universe import DEFAULT, Universe
 
@@ -46,6 +49,22 @@ def store(settings: Settings, universe: Universe | None = None) -> Store:
 def load_universe(settings: Settings) -> Universe:
     """The universe that the settings name, or the sample's."""
     return Universe.load(settings.universe or DEFAULT)
+
+
+def prepare_database(database_url: str) -> list[str]:
+    """Bring the tables up to date and the feature registry with them; names what was applied.
+
+    Raises:
+        DatabaseError: the database cannot be reached or refuses.
+    """
+    applied = migrate(database_url)
+    with Database(database_url) as database:
+        registry.sync(
+            database,
+            definitions(),
+            {"state_vector": ("The 14 numbers of an agent's state.", STATE_VECTOR_FIELDS)},
+        )
+    return applied
 
 
 def redis_client(settings: Settings) -> redis.Redis:

@@ -22,12 +22,25 @@ Integers = npt.NDArray[np.int64]
 
 
 def in_order(frame: pl.DataFrame) -> pl.DataFrame:
-    """The frame sorted by (symbol, time); as it is where it already is, which is the usual case."""
-    symbol, time = pl.col("symbol"), pl.col("time")
-    rises = (symbol > symbol.shift()) | ((symbol == symbol.shift()) & (time >= time.shift()))
-    if frame.height < 2 or frame.select(rises.slice(1).all()).item() is True:
-        return frame
-    return frame.sort("symbol", "time")
+    """The frame in (symbol, time) order, with `group`, the number of the symbol in that order.
+
+    Frames from the store come in order: looking is much cheaper than sorting.
+    """
+    grouped = frame.with_columns(group=pl.col("symbol").rle_id())
+    begins = first_rows(grouped["group"])
+    time = grouped["time"].to_physical().to_numpy()
+    later = time[1:] >= time[:-1]
+    later[begins[1:] - 1] = True
+    symbols = grouped["symbol"].gather(begins)
+    if later.all() and (symbols.slice(1) > symbols.head(-1)).all():
+        return grouped
+    return frame.sort("symbol", "time").with_columns(group=pl.col("symbol").rle_id())
+
+
+def first_rows(group: pl.Series) -> Integers:
+    """The index of each group's first row, of a column of group numbers in order."""
+    number = group.to_numpy()
+    return np.flatnonzero(np.append(True, number[1:] != number[:-1])[: len(number)])
 
 
 def session_grid(
@@ -40,7 +53,7 @@ def session_grid(
     split lies before it is then unknown.
 
     Args:
-        bars: KEYS and `prices`, gap rows included.
+        bars: KEYS and `prices` (close among them), gap rows included.
         actions: symbol, time (ex-date), available_at, kind (split, dividend), value. A row without
             kind is a day that was not collected, for its symbol or, without symbol, for all.
         prices: the price columns that the caller computes on.
@@ -57,24 +70,30 @@ def session_grid(
             smaller than the close before it, which cannot be right.
     """
     rows = in_order(bars)
-    finite = pl.all_horizontal(
-        pl.col("available_at").is_not_null(),
-        *(pl.col(p).is_finite().fill_null(value=False) & (pl.col(p) > 0) for p in prices),
-    )
-    rows = rows.with_columns(group=pl.col("symbol").rle_id(), usable=finite.fill_null(value=False))
-    unknown = actions.filter(pl.col("kind").is_null()).select("symbol", "time")
+    rows = rows.with_columns(usable=_usable(rows, prices))
+    unknown = actions.filter(pl.col("kind").is_null())
     if unknown.height:
         rows = rows.with_columns(usable=pl.col("usable") & ~_on_days(rows, unknown))
-    run, since_gap = _distances(
-        rows["group"].to_numpy(), rows["usable"].to_numpy(), last_late(rows)
-    )
-    rows = rows.with_columns(run=pl.Series(run), since_gap=pl.Series(since_gap))
-    known = actions.filter(pl.col("kind").is_not_null())
-    split, dividend = _factors(rows, known)
+    run, since_gap = _distances(rows, last_late(rows))
+    split, dividend = _factors(rows, actions.filter(pl.col("kind").is_not_null()))
     return rows.with_columns(
-        split_factor=pl.Series(split, dtype=pl.Float64),
-        dividend_factor=pl.Series(dividend, dtype=pl.Float64),
+        run=pl.Series(run),
+        since_gap=pl.Series(since_gap),
+        split_factor=split,
+        dividend_factor=dividend,
     )
+
+
+def _usable(rows: pl.DataFrame, prices: Sequence[str]) -> pl.Expr:
+    """Whether all prices of the row are finite and positive, and the row is no gap."""
+    price = pl.col(*prices)
+    if rows["available_at"].null_count() == 0:
+        # The usual case needs no mask: two reductions per column tell.
+        whole = pl.all_horizontal(price.is_finite().all(ignore_nulls=False), price.min() > 0)
+        if rows.select(whole).item():
+            return pl.lit(value=True)
+    good = pl.all_horizontal(price.is_finite(), price > 0, pl.col("available_at").is_not_null())
+    return good.fill_null(value=False)
 
 
 def _on_days(rows: pl.DataFrame, days: pl.DataFrame) -> pl.Series:
@@ -103,16 +122,14 @@ def last_late(rows: pl.DataFrame) -> Integers | None:
         Indices into the rows, -1 where there is none; None where no row of the frame is late.
     """
     moment, group = pl.col("available_at").to_physical(), pl.col("group")
-    # A gap row is not late, and its own value is nobody's.
-    moment = moment.fill_null(strategy="forward").over("group").fill_null(np.iinfo(np.int64).min)
-    if rows["available_at"].null_count() == 0:
-        moment = pl.col("available_at").to_physical()
+    if rows["available_at"].null_count():
+        # A gap row is not late, and no value is computed at it.
+        earliest = np.iinfo(np.int64).min
+        moment = moment.fill_null(strategy="forward").over("group").fill_null(earliest)
     falls = (moment < moment.shift()) & (group == group.shift())
     if not rows.select(falls.any()).item():
         return None
-    frame = rows.select(
-        "group", moment=moment, least=moment.shift(-1).cum_min(reverse=True).over("group")
-    )
+    frame = rows.select(moment=moment, least=moment.shift(-1).cum_min(reverse=True).over("group"))
     when = frame["moment"].to_numpy()
     least = frame["least"].to_numpy()  # of the rows that follow; NaN where none does
     late = np.flatnonzero(least < when)
@@ -126,71 +143,99 @@ def last_late(rows: pl.DataFrame) -> Integers | None:
     return result
 
 
-def _distances(
-    group: npt.NDArray[np.uint32], usable: npt.NDArray[np.bool_], late: Integers | None
-) -> tuple[Integers, Integers]:
+def _distances(rows: pl.DataFrame, late: Integers | None) -> tuple[Integers, Integers]:
     """`run` and `since_gap` of `session_grid`."""
-    index = np.arange(len(group), dtype=np.int64)
-    first = np.ones(len(group), dtype=bool)
-    first[1:] = group[1:] != group[:-1]
-    start = np.maximum.accumulate(np.where(first, index, 0)) if len(group) else index
-    if usable.all() and late is None:
-        return index - start + 1, np.full(len(group), NO_GAP)
-    last = np.maximum.accumulate(np.where(usable, -1, index))
+    index = np.arange(rows.height, dtype=np.int64)
+    begins = first_rows(rows["group"])
+    start = np.repeat(begins, np.diff(begins, append=rows.height))
+    if rows["usable"].all() and late is None:
+        return index - start + 1, np.full(rows.height, NO_GAP)
+    last = np.maximum.accumulate(np.where(rows["usable"].to_numpy(), -1, index))
     if late is not None:
         last = np.maximum(last, late)
     since_gap = np.where(last >= start, index - last, NO_GAP)
     return np.minimum(since_gap, index - start + 1), since_gap
 
 
-def _factors(rows: pl.DataFrame, actions: pl.DataFrame) -> tuple[Floats, Floats]:
+def _factors(rows: pl.DataFrame, actions: pl.DataFrame) -> tuple[pl.Series, pl.Series]:
     """Per row, the product of the split ratios, and of the dividend factors, that follow it.
 
     An action applies from the first usable bar on or after its ex-date; the bars before that one
     are adjusted. One without such a bar changes nothing. Dividends of one bar add up; they are cash
     per share as it is on the ex-date, after a split of that day.
     """
-    ones = np.ones(rows.height), np.ones(rows.height)
-    if actions.is_empty():
-        return ones
-    usable = rows.with_row_index("row").filter("usable").select("symbol", "time", "row", "close")
-    usable = usable.with_columns(previous=pl.col("close").shift().over("symbol"))
-    events = (
-        actions.sort("time", "symbol")
-        .join_asof(usable, on="time", by="symbol", strategy="forward", check_sortedness=False)
-        .filter(pl.col("previous").is_not_null())
+    events = _effective(rows, actions) if actions.height else actions
+    if events.is_empty():
+        one = pl.repeat(1.0, rows.height, dtype=pl.Float64, eager=True)
+        return one, one
+    kept = (1.0 - events["paid"] * events["split"] / events["previous"]).to_numpy()
+    row, begins = events["row"].to_numpy(), first_rows(rows["group"])
+    return (
+        _following_product(row, events["split"].to_numpy(), begins, rows.height),
+        _following_product(row, np.where(kept > 0, kept, np.nan), begins, rows.height),
+    )
+
+
+def _effective(rows: pl.DataFrame, actions: pl.DataFrame) -> pl.DataFrame:
+    """The rows at which actions take effect: row, split, paid and the previous usable close."""
+    usable = rows if rows["usable"].all() else rows.with_row_index("row").filter("usable")
+    begins = first_rows(usable["group"])
+    segments = pl.DataFrame(
+        {
+            "symbol": usable["symbol"].gather(begins),
+            "begin": begins,
+            "end": np.append(begins[1:], usable.height),
+        },
+        schema_overrides={"begin": pl.Int64, "end": pl.Int64},
+    )
+    events = actions.join(segments, on="symbol").sort("symbol", "time", "kind")
+    begin, end = (events[c].to_numpy() for c in ("begin", "end"))
+    time, wanted = (frame["time"].to_physical().to_numpy() for frame in (usable, events))
+    at = _first_at_or_after(time, wanted, begin, end)
+    # At a symbol's first bar there is nothing before it to adjust.
+    within = (at > begin) & (at < end)
+    events, at = events.filter(within), at[within]
+    row = usable["row"].gather(at).cast(pl.Int64) if "row" in usable.columns else pl.Series(at)
+    return (
+        events.with_columns(row=row, previous=usable["close"].gather(at - 1))
         .group_by("row")
         .agg(
-            split=pl.col("value").filter(pl.col("kind") == "split").sort().product(),
-            paid=pl.col("value").filter(pl.col("kind") == "dividend").sort().sum(),
+            split=pl.col("value").filter(pl.col("kind") == "split").product(),
+            paid=pl.col("value").filter(pl.col("kind") == "dividend").sum(),
             previous=pl.col("previous").first(),
         )
         .sort("row")
     )
-    if events.is_empty():
-        return ones
-    kept = 1.0 - events["paid"] * events["split"] / events["previous"]
-    row, group = events["row"].to_numpy().astype(np.int64), rows["group"].to_numpy()
-    return (
-        _following_product(row, events["split"].to_numpy(), group),
-        _following_product(row, np.where(kept > 0, kept, np.nan), group),
-    )
 
 
-def _following_product(row: Integers, factor: Floats, group: npt.NDArray[np.uint32]) -> Floats:
-    """Per row of the grid, the product of the factors at later rows of its group.
+def _first_at_or_after(
+    times: Integers, wanted: Integers, begin: Integers, end: Integers
+) -> Integers:
+    """Per wanted time, the first index in [begin, end) whose time is not before it, else end.
+
+    A binary search in all segments at once; `times` rises within each.
+    """
+    low, high = begin.copy(), end.copy()
+    while (searching := low < high).any():
+        middle = (low + high) // 2
+        before = searching & (times[np.minimum(middle, len(times) - 1)] < wanted)
+        low = np.where(before, middle + 1, low)
+        high = np.where(searching & ~before, middle, high)
+    return low
+
+
+def _following_product(row: Integers, factor: Floats, begins: Integers, rows: int) -> pl.Series:
+    """Per row of the grid, the product of the factors at later rows of its symbol.
 
     Multiplied from the last event back, so that it does not depend on what precedes the event.
     """
-    symbol = group[row]
+    symbol = np.searchsorted(begins, row, side="right")
     frame = pl.DataFrame({"symbol": symbol, "factor": factor})
-    product = (
-        frame.select(pl.col("factor").cum_prod(reverse=True).over("symbol")).to_series().to_numpy()
-    )
-    begin = np.searchsorted(group, symbol)
+    product = frame.select(pl.col("factor").cum_prod(reverse=True).over("symbol")).to_series()
+    begin = begins[symbol - 1]
     begin[1:] = np.where(symbol[1:] == symbol[:-1], row[:-1], begin[1:])
     length = row - begin
     target = np.repeat(begin - (np.cumsum(length) - length), length) + np.arange(length.sum())
-    result = np.ones(len(group))
-    result[target] = np.repeat(product, length)
-    return result
+    result = np.ones(rows)
+    result[target] = np.repeat(product.to_numpy(), length)
+    return pl.Series(result)

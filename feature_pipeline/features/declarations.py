@@ -7,7 +7,7 @@ that follow from the declarations are in `catalogue`, the parts of the expressio
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -162,7 +162,8 @@ def _band(name: str, part: str, description: str) -> Feature:
 # The memory of a recursive indicator is infinite; its lookback is what it needs to agree with the
 # full history to 1e-9 of the column's scale, as measured.
 INDICATORS: tuple[Feature, ...] = (
-    _sma(20),
+    # TA-Lib's middle band is its SMA, bit for bit, and computed already.
+    replace(_sma(20), expression=ex.bollinger, part="middleband"),
     _sma(50),
     _sma(200),
     _ema(12, memory=120),

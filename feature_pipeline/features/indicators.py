@@ -11,7 +11,7 @@ from collections.abc import Callable
 import polars as pl
 
 from feature_pipeline.features.adjustment import KEYS, NO_GAP, session_grid
-from feature_pipeline.features.declarations import INDICATORS
+from feature_pipeline.features.declarations import INDICATORS, Feature
 
 _PRICES = ("high", "low", "close")
 
@@ -56,26 +56,24 @@ def _evaluate(series: pl.DataFrame) -> pl.DataFrame:
     """The indicator columns on a frame of usable bars, on the basis of each bar's own day."""
     factor = series["split_factor"]
     split = bool((factor != 1).any())
-    prices = series.select("group", *(pl.col(p) / factor if split else pl.col(p) for p in _PRICES))
+    prices = series.select("group", *(pl.col(p) / factor if split else p for p in _PRICES))
     # One pass over the groups; what several columns share (MACD, bands) is computed once.
     studies: dict[Callable[[], pl.Expr], str] = {}
     for feature in INDICATORS:
         studies.setdefault(feature.expression, feature.column)
     frame = prices.select(
-        expression().over("group", mapping_strategy="explode").alias(name)
-        for expression, name in studies.items()
+        [
+            expression().over("group", mapping_strategy="explode").alias(name)
+            for expression, name in studies.items()
+        ]
     )
-    parts = frame.select(
-        (
-            pl.col(studies[feature.expression]).struct.field(feature.part)
-            if feature.part
-            else pl.col(studies[feature.expression])
-        ).alias(feature.column)
-        for feature in INDICATORS
-    )
-    return parts.select(
-        (
-            pl.col(f.column) * factor if split and f.basis == "own day" else pl.col(f.column)
-        ).fill_nan(None)
-        for f in INDICATORS
-    )
+
+    def column(feature: Feature) -> pl.Expr:
+        value = pl.col(studies[feature.expression])
+        if feature.part:
+            value = value.struct.field(feature.part)
+        if split and feature.basis == "own day":
+            value = value * factor
+        return value.fill_nan(None).alias(feature.column)
+
+    return frame.select([column(feature) for feature in INDICATORS])

@@ -66,7 +66,7 @@ def _with_inputs(bars: pl.DataFrame) -> pl.DataFrame:
     Both are rounded well below their meaning, so that the last bits of a recomputed indicator do
     not decide a tie.
     """
-    bars = bars.with_columns(group=pl.col("symbol").rle_id(), adx=pl.col("adx_14").round(9))
+    bars = bars.with_columns(adx=pl.col("adx_14").round(9))
     late = last_late(bars)
     row = pl.int_range(pl.len())
     bars = bars.with_columns(

@@ -178,6 +178,7 @@ class DagsterProcesses:
         self._code_port = processes.free_port()
         self._note(ready=False)
         self._write_workspace()
+        self._fail_dead_runs()
         own = processes.LOOPBACK
         commands = {
             "code-server": f"dagster api grpc --module-name {self.module} --host {own} "
@@ -201,7 +202,6 @@ class DagsterProcesses:
                 death_signal=signal.SIGTERM,
             )
             if name == "code-server":
-                self._fail_dead_runs()
                 # The others would try for a while, complain in their logs, and try again later.
                 self._wait(self._code_server_listens)
         self._wait(self._ui_serves_the_graph)

@@ -9,10 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from urllib.parse import quote, urlsplit, urlunsplit
 
-from pydantic import SecretStr
-
 from feature_pipeline.errors import DatabaseError, StackError
-from feature_pipeline.settings import Settings, redact
+from feature_pipeline.settings import PREFIX, Settings, redact
 from feature_pipeline.stack import processes
 from feature_pipeline.stack.dagster import (
     RUN_CREATOR_FLAGS,
@@ -106,36 +104,35 @@ class Stack:
         return self.dagster.ui_url
 
     def prepare_dagster(self) -> None:
-        """Make the schema of Dagster's storage where it shares a database with our tables.
+        """Make the schema that the address of Dagster's storage names, if it is not there.
 
         Raises:
             DatabaseError: the database cannot be reached, or refuses.
         """
-        if self.postgres or self.settings.dagster_database_url:
-            return
         import psycopg
+        from psycopg import sql
 
+        url = urlsplit(self.dagster_database_url)._replace(scheme="postgresql").geturl()
+        named = f"{PREFIX}{'DAGSTER_' if self.settings.dagster_database_url else ''}DATABASE_URL"
         try:
-            with psycopg.connect(self.database_url, connect_timeout=10, autocommit=True) as link:
-                link.execute(f"CREATE SCHEMA IF NOT EXISTS {DAGSTER_SCHEMA}".encode())
+            with psycopg.connect(url, connect_timeout=10, autocommit=True) as link:
+                there, path = link.execute(
+                    "SELECT current_schema(), current_setting('search_path')"
+                ).fetchone() or ("", "")
+                if there is None:
+                    schema = sql.Identifier(path.split(",")[0].strip())
+                    link.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(schema))
         except psycopg.OperationalError:
             raise DatabaseError(
-                "FEATURE_PIPELINE_DATABASE_URL: the database cannot be reached; see: "
-                "feature-pipeline doctor"
+                f"{named}: Dagster's database {redact(url)} cannot be reached or refuses the "
+                "password; see: feature-pipeline doctor"
             ) from None
         except psycopg.Error as error:
             raise DatabaseError(
-                f"the schema {DAGSTER_SCHEMA} cannot be made for Dagster's own tables "
+                f"the schema for Dagster's own tables cannot be made in {redact(url)} "
                 f"({error.diag.message_primary}); create it, or name another database in "
                 "FEATURE_PIPELINE_DAGSTER_DATABASE_URL"
             ) from None
-
-    def resolved_settings(self) -> Settings:
-        """The settings with the addresses of the servers that run."""
-        found = {"database_url": self.database_url, "redis_url": self.redis_url}
-        return self.settings.model_copy(
-            update={name: SecretStr(url) for name, url in found.items()}
-        )
 
     # -- addresses
 

@@ -105,9 +105,9 @@ def supervise(settings: Settings, ready_fd: int, *, ui: bool) -> None:
     with Stack(settings) as stack:
         if stack.postgres:
             # Ours to migrate; a database that somebody named is migrated when somebody says so.
-            from feature_pipeline.storage.migrations import migrate
+            from feature_pipeline.resources import prepare_database
 
-            migrate(stack.database_url)
+            prepare_database(stack.database_url)
         if ui:
             stack.start_dagster()
         os.write(ready_fd, READY.encode())
