@@ -21,7 +21,7 @@ from feature_pipeline.assets.regime_predictions import regime_predictions_1d
 from feature_pipeline.assets.sentiment_scores import sentiment_scores
 from feature_pipeline.assets.state_vectors import state_vectors_1d
 from feature_pipeline.automation.publishing import publish_online
-from feature_pipeline.resources import default_resources
+from feature_pipeline.resources import code_versions, default_resources, load_universe
 from feature_pipeline.settings import Settings
 
 ASSETS = (
@@ -43,6 +43,7 @@ JOB = "features_daily"
 def build_defs(settings: Settings | None = None, **resources: Any) -> dg.Definitions:
     """The graph on the stores that the settings name; `resources` replace single ones."""
     settings = settings or Settings()
+    versions = code_versions(resources.get("universe") or load_universe(settings))
     days_per_run = settings.max_partitions_per_run
     policy = (
         dg.BackfillPolicy.multi_run(days_per_run)
@@ -57,7 +58,14 @@ def build_defs(settings: Settings | None = None, **resources: Any) -> dg.Definit
     )
     return dg.Definitions(
         assets=[
-            *(asset.with_attributes(backfill_policy=policy) for asset in ASSETS),
+            *(
+                asset.with_attributes(backfill_policy=policy).map_asset_specs(
+                    lambda spec: spec.replace_attributes(
+                        code_version=versions[spec.key.to_python_identifier()]
+                    )
+                )
+                for asset in ASSETS
+            ),
             instruments,
             online_state_vectors,
         ],

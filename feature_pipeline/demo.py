@@ -9,7 +9,6 @@ import tenacity
 
 from feature_pipeline.automation.publishing import snapshot
 from feature_pipeline.errors import StackError
-from feature_pipeline.features.catalogue import TABLES, code_version
 from feature_pipeline.online.client import serving_client
 from feature_pipeline.online.read import (
     HashAnswer,
@@ -18,7 +17,7 @@ from feature_pipeline.online.read import (
     read_features,
     read_state_vectors,
 )
-from feature_pipeline.resources import store
+from feature_pipeline.resources import code_versions, store
 from feature_pipeline.settings import Settings
 
 DAYS = (date(2012, 1, 1), date(2013, 3, 2))
@@ -34,8 +33,9 @@ _PUBLISHED_WITHIN_S = 120
 def pending(settings: Settings) -> bool:
     """Whether a backfill of the demonstration's days has anything to do."""
     held = store(settings)
+    versions = code_versions(held.universe)
     with held.database:
-        return any(held.pending(asset, *DAYS, code_version(asset)).len() for asset in TABLES)
+        return any(held.pending(asset, *DAYS, version).len() for asset, version in versions.items())
 
 
 def published(settings: Settings, *, wait: bool = False) -> dict[str, VectorAnswer | None] | None:

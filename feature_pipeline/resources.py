@@ -13,7 +13,7 @@ import dagster as dg
 import redis
 
 from feature_pipeline.errors import SettingsError
-from feature_pipeline.features.catalogue import TABLES, definitions
+from feature_pipeline.features.catalogue import TABLES, code_version, definitions
 from feature_pipeline.online.client import publishing_client
 from feature_pipeline.schemas import STATE_VECTOR_FIELDS
 from feature_pipeline.settings import Settings
@@ -49,6 +49,15 @@ def store(settings: Settings, universe: Universe | None = None) -> Store:
 def load_universe(settings: Settings) -> Universe:
     """The universe that the settings name, or the sample's."""
     return Universe.load(settings.universe or DEFAULT)
+
+
+def code_versions(universe: Universe) -> dict[str, str]:
+    """Asset -> the version of what it computes, which with its inputs decides what is stale.
+
+    Features aggregate over the universe: its sectors, members and benchmark are part of theirs.
+    """
+    versions = {asset: code_version(asset) for asset in TABLES}
+    return versions | {"features_1d": f"{versions['features_1d']} universe@{universe.digest}"}
 
 
 def prepare_database(database_url: str) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import dagster as dg
 
 from feature_pipeline.errors import SourceError
-from feature_pipeline.features.catalogue import TABLES, code_version
+from feature_pipeline.features.catalogue import TABLES
 from feature_pipeline.partitions import DAILY
 from feature_pipeline.schemas import Fetched, Input, TableSchema
 from feature_pipeline.storage.store import WritePlan
@@ -32,7 +32,7 @@ def table_asset(asset: str, *, group: Group, kinds: set[str], **more: Any) -> di
         "kinds": {*kinds, "timescaledb"},
         "io_manager_key": STORAGE,
         "partitions_def": DAILY,
-        "code_version": code_version(asset),
+        "deps": [] if table.derived else ["instruments"],
         "ins": {needed.asset: _in(needed) for needed in table.inputs},
         "metadata": {
             "dagster/table_name": table.table,

@@ -8,6 +8,7 @@ from feature_pipeline.schemas import Fetched
 from feature_pipeline.sources import MacroSource
 from feature_pipeline.storage.io_manager import StorageIOManager
 
+
 @dg.asset(**table_asset("macro_indicators", group="raw", kinds={"polars"}))
 def macro_indicators(
     context: dg.AssetExecutionContext,

@@ -1,0 +1,252 @@
+"""What a write changes, worked out before anything is touched.
+
+Pure: good rows, the ledger and the stored rows in; rows that leave, rows that come and the ledger's
+new entries out. How a change is carried out, and in which order, is the writer's (`writer.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import polars as pl
+
+from feature_pipeline.schemas import TableSchema
+from feature_pipeline.storage.hashing import day_hashes, row_hashes
+
+CONTENT: Mapping[str, type[pl.DataType]] = {
+    "source": pl.String,
+    "day": pl.Date,
+    "rows": pl.Int64,
+    "content_hash": pl.Int64,
+}
+"""What the ledger says of the content of one source and day."""
+
+LEDGER = pl.Schema({**CONTENT, "token": pl.Int64})
+EXCEPTIONS = pl.Schema(
+    {"source": pl.String, "day": pl.Date}
+    | dict.fromkeys(("symbol", "status", "reason"), pl.String)
+)
+_SESSIONS = pl.Schema({"symbol": pl.String, "day": pl.Date})
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Good rows of one source, and what they replace.
+
+    Args:
+        source: the ledger's source.
+        rows: rows of the table, of distinct keys, all within `days`.
+        days: every day written, with or without rows, sorted.
+        answered: symbols whose rows are replaced, where a source's answer replaces rows.
+        expected: `symbol`, `day` of sessions that should have a row: one without keeps its old.
+        asked: symbols whose exceptions are renewed; None - everybody's, of whatever source.
+        exceptions: `source`, `day`, `symbol`, `status`, `reason`.
+        quarantined: `symbol`, `day`, `reason`, `payload`.
+    """
+
+    source: str
+    rows: pl.DataFrame
+    days: pl.Series
+    answered: frozenset[str] = frozenset()
+    expected: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=_SESSIONS))
+    asked: tuple[str, ...] | None = ()
+    exceptions: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=EXCEPTIONS))
+    quarantined: pl.DataFrame = field(default_factory=pl.DataFrame)
+
+    def of(self, days: pl.Series) -> Batch:
+        """What it says of some of its days; rejected rows are about any day and stay."""
+        return replace(
+            self,
+            rows=of_days(self.rows, days),
+            days=days,
+            expected=of_days(self.expected, days),
+            exceptions=of_days(self.exceptions, days),
+        )
+
+
+@dataclass(frozen=True)
+class Change:
+    """What one transaction does to a table.
+
+    Args:
+        insert: the rows of the batch that come, with their `day`.
+        entries: the ledger's entries as they will be: `source`, `day`, `rows`, `content_hash`.
+        gone: keys of the stored rows that leave.
+        wiped: days whose rows all leave.
+        fenced: rows of the batch that lose against a newer writer's, with their `day`.
+    """
+
+    insert: pl.DataFrame
+    entries: pl.DataFrame
+    gone: pl.DataFrame
+    wiped: pl.Series
+    fenced: pl.DataFrame
+
+
+def of_days(frame: pl.DataFrame, days: pl.Series) -> pl.DataFrame:
+    """The rows whose `day` is one of `days`."""
+    return frame.filter(pl.col("day").is_in(days.implode())) if frame.height else frame
+
+
+def without(days: pl.Series, others: pl.Series) -> pl.Series:
+    """The days that are none of the others."""
+    return days.filter(~days.is_in(others.implode()))
+
+
+def doubtful(table: TableSchema, batch: Batch, ledger: pl.DataFrame) -> pl.Series:
+    """The batch's days whose stored rows have to be looked at.
+
+    The others hold nothing yet, or exactly what the batch says.
+    """
+    same = _unchanged(_contents(table, batch.rows, batch.days, batch.source), ledger)
+    return without(_held(batch.days, ledger), same)
+
+
+def replace_days(table: TableSchema, batch: Batch, ledger: pl.DataFrame) -> Change:
+    """Of a derived table: a day that differs is replaced whole."""
+    entries = _contents(table, batch.rows, batch.days, batch.source)
+    same = _unchanged(entries, ledger)
+    return Change(
+        insert=of_days(batch.rows, without(batch.days, same)),
+        entries=entries,
+        gone=batch.rows.clear(),
+        wiped=without(_held(batch.days, ledger), same),
+        fenced=batch.rows.clear(),
+    )
+
+
+def replace_rows(
+    table: TableSchema, batch: Batch, ledger: pl.DataFrame, stored: pl.DataFrame, token: int
+) -> Change:
+    """Of a source's table: only rows that differ are touched, so that the others keep the moment
+    they were recorded at.
+
+    Args:
+        stored: the table's rows of the doubtful days, of every source.
+        token: of whoever writes; what another source wrote with a newer one stays.
+    """
+    key = list(table.key)
+    looked_at = doubtful(table, batch, ledger)
+    stored = _with_content(table, stored)
+    incoming = _with_content(table, of_days(batch.rows, looked_at))
+    differing = incoming.join(stored, on=[*key, "content"], how="anti")
+    newer = _newer(stored, ledger, token)
+    fenced = differing.join(newer, on=key, how="semi")
+    differing = differing.join(newer, on=key, how="anti")
+    vanished = (
+        stored.filter(pl.col("source") == batch.source, pl.col("symbol").is_in(batch.answered))
+        .join(incoming, on=key, how="anti")
+        .join(batch.expected, on=["symbol", "day"], how="anti")
+    )
+    gone = pl.concat([stored.join(differing, on=key, how="semi"), vanished])
+    left = pl.concat([stored.join(gone, on=key, how="anti"), differing])
+    settled = without(batch.days, looked_at)
+    entries = [
+        _contents(table, of_days(batch.rows, settled), settled, batch.source),
+        _contents(table, left.filter(pl.col("source") == batch.source), looked_at, batch.source),
+    ]
+    # A symbol that changed its provider leaves a hole in the old one's day, which then says less.
+    for (other,), lost in (
+        gone.filter(pl.col("source") != batch.source).partition_by("source", as_dict=True).items()
+    ):
+        days = lost["day"].unique().sort()
+        remaining = of_days(left.filter(pl.col("source") == other), days)
+        entries.append(_contents(table, remaining, days, str(other)))
+    fresh = of_days(batch.rows, without(batch.days, _held(batch.days, ledger)))
+    return Change(
+        insert=pl.concat([fresh, differing.drop("content")]),
+        entries=pl.concat(entries),
+        gone=gone.select(key),
+        wiped=batch.days.clear(),
+        fenced=fenced.drop("content"),
+    )
+
+
+def accumulate(
+    table: TableSchema, batch: Batch, ledger: pl.DataFrame, stored: pl.DataFrame, token: int
+) -> Change:
+    """What is new comes; what is known and differs is corrected; nothing else leaves.
+
+    Args:
+        ledger: of the batch's days and of those of `stored`.
+        stored: the rows that share an identity with one of the doubtful days.
+        token: of whoever writes; a row of a day that a newer one has written is not corrected.
+    """
+    identity = list(table.identity or table.key)
+    stored = _with_content(table, stored)
+    if table.derived:  # the ledger knows them under the source of all that is computed
+        stored = stored.with_columns(source=pl.lit(batch.source))
+    incoming = _with_content(table, of_days(batch.rows, doubtful(table, batch, ledger)))
+    differing = incoming.join(stored, on=[*identity, "content"], how="anti")
+    # Another asset of the same table had it first: it is that asset's.
+    foreign = stored.filter(~_own(table))
+    newer = _newer(stored, ledger, token)
+    fenced = differing.join(newer, on=identity, how="semi")
+    differing = differing.join(pl.concat([newer, foreign]), on=identity, how="anti")
+    gone = stored.join(differing, on=identity, how="semi")
+    fresh = of_days(batch.rows, without(batch.days, _held(batch.days, ledger)))
+    fresh = fresh.join(pl.concat([newer, foreign, stored]), on=identity, how="anti")
+    insert = pl.concat([fresh, differing.drop("content")]).unique(
+        list(table.key), maintain_order=True
+    )
+    # Hashes are sums modulo 2^64: what comes and what leaves settles the new one.
+    parts = [_contents(table, insert, batch.days, batch.source)]
+    for (source,), lost in gone.partition_by("source", as_dict=True).items():
+        leaves = _contents(table, lost, lost["day"].unique().sort(), str(source))
+        parts.append(leaves.with_columns(-pl.col("rows"), -pl.col("content_hash")))
+    touched = pl.concat(parts).select("source", "day").unique()
+    entries = (
+        pl.concat([*parts, ledger.select(*CONTENT)])
+        .join(touched, on=["source", "day"], how="semi")
+        .group_by("source", "day")
+        .agg(pl.col("rows").sum(), pl.col("content_hash").sum())
+    )
+    return Change(
+        insert=insert,
+        entries=entries,
+        gone=gone.select(list(table.key)),
+        wiped=batch.days.clear(),
+        fenced=fenced.drop("content"),
+    )
+
+
+def _own(table: TableSchema) -> pl.Expr:
+    return pl.all_horizontal(
+        pl.lit(value=True), *(pl.col(name) == value for name, value in table.constants.items())
+    )
+
+
+def _held(days: pl.Series, ledger: pl.DataFrame) -> pl.Series:
+    """The days of which some source has rows."""
+    return days.filter(days.is_in(ledger.filter(pl.col("rows") > 0)["day"].implode()))
+
+
+def _newer(stored: pl.DataFrame, ledger: pl.DataFrame, token: int) -> pl.DataFrame:
+    """The stored rows that a newer writer has written, or found to be right."""
+    newer = ledger.filter(pl.col("token") > token).select("source", "day")
+    return stored.join(newer, on=["source", "day"], how="semi")
+
+
+def _with_content(table: TableSchema, rows: pl.DataFrame) -> pl.DataFrame:
+    return rows.with_columns(content=pl.Series(row_hashes(rows, table.hashed)))
+
+
+def _contents(
+    table: TableSchema, rows: pl.DataFrame, days: pl.Series, source: str
+) -> pl.DataFrame:
+    """The content of each day, those without rows included."""
+    return (
+        days.to_frame("day")
+        .join(day_hashes(rows, table.day_column, table.hashed), on="day", how="left")
+        .select(
+            pl.lit(source).alias("source"),
+            "day",
+            pl.col("rows").fill_null(0).cast(pl.Int64),
+            pl.col("content_hash").fill_null(0),
+        )
+    )
+
+
+def _unchanged(entries: pl.DataFrame, ledger: pl.DataFrame) -> pl.Series:
+    return entries.join(ledger, on=list(CONTENT), how="semi")["day"]
