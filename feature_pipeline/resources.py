@@ -93,7 +93,7 @@ def redis_client(settings: Settings) -> redis.Redis:
 def default_resources(settings: Settings) -> dict[str, Any]:
     """Dagster's resources by key. Each is made when a run or a tick first needs it."""
 
-    @dg.io_manager
+    @dg.io_manager  # type: ignore[arg-type]  # Dagster takes a generator, its annotation does not
     def storage(_: dg.InitResourceContext) -> Iterator[StorageIOManager]:
         opened = store(settings)
         try:

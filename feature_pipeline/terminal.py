@@ -54,7 +54,11 @@ def vectors(answers: Mapping[str, VectorAnswer | None]) -> Table:
                 for a in answers.values()
             ),
         )
-    table.add_section()
+    moments = {(f"{a.as_of:%Y-%m-%d %H:%M} UTC", age(a.age)) for a in answers.values() if a}
+    if len(moments) == 1 and all(answers.values()):
+        as_of, old = moments.pop()
+        table.caption, table.caption_justify = f"as of {as_of}, {old} ago", "left"
+        return table
     for label, form in (("as of", "%Y-%m-%d"), ("", "%H:%M UTC")):
         table.add_row(label, *(a.as_of.strftime(form) if a else "" for a in answers.values()))
     table.add_row("age", *(age(a.age) if a else "[red]not there[/]" for a in answers.values()))
