@@ -184,7 +184,7 @@ def _effective(rows: pl.DataFrame, actions: pl.DataFrame) -> pl.DataFrame:
         {
             "symbol": usable["symbol"].gather(begins),
             "begin": begins,
-            "end": np.append(begins[1:], usable.height),
+            "end": np.append(begins, usable.height)[1:],
         },
         schema_overrides={"begin": pl.Int64, "end": pl.Int64},
     )

@@ -85,14 +85,16 @@ def rolling_beta(
 ) -> pl.Expr:
     """Covariance of y and x over the variance of x, over the trailing `bars` rows.
 
-    Rows whose x is not `known` at the `moment` of the current row are left out, as are those
-    where `known` is null. NaN where y or a known x is missing, fewer than `least` rows remain, or x
-    does not vary.
+    `known` is when x was; rows where it is null have no x and are left out, as is the current row
+    where x is not known at its `moment`. NaN where y or any other x is missing or not known by
+    then, where fewer than `least` rows remain, and where x does not vary.
     """
 
     def beta(y: Floats, x: Floats, known: Floats, moment: Floats) -> Floats:
-        paired = known <= moment[:, -1:]
-        x = np.where(paired, x, 0.0)
+        by_then = known <= moment[:, -1:]
+        paired = ~np.isnan(known)
+        paired[:, -1] &= by_then[:, -1]
+        x = np.where(paired, np.where(by_then, x, np.nan), 0.0)
         rows = paired.sum(axis=1)
         x_mean = (x * paired).sum(axis=1) / rows
         y_mean = (y * paired).sum(axis=1) / rows
@@ -207,14 +209,28 @@ _BAND_FLAT = 1e-6
 def sector_momentum() -> pl.Expr:
     """Mean of the 20-bar returns of the sector's members of that day, as far as known by then."""
     returns = pl.when(pl.col("member")).then(pl.col("returns_20d"))
-    day, by_arrival = ("sector", "time"), ("available_at", "symbol")
-    total = returns.fill_null(0.0).cum_sum().over(day, order_by=by_arrival)
-    count = returns.is_not_null().cast(pl.Int64).cum_sum().over(day, order_by=by_arrival)
-    # What arrived at the same moment is known together.
-    mean = pl.struct(total=total, count=count).last().over(*day, "available_at")
-    return pl.when(pl.col("sector").is_not_null() & (mean.struct.field("count") > 0)).then(
-        mean.struct.field("total") / mean.struct.field("count")
-    )
+    mean = known_mean(returns, ("sector", "time"), pl.col("available_at"))
+    return pl.when(pl.col("sector").is_not_null()).then(mean)
+
+
+def known_mean(value: pl.Expr, group: tuple[str, ...], moment: pl.Expr) -> pl.Expr:
+    """Per row, the mean of the group's values that were known at the row's `moment`."""
+
+    def batch(series: pl.Series) -> pl.Series:
+        value, known = pl.col("value"), [*group, "moment"]
+        ordered = series.struct.unnest().with_row_index("row").sort(*known, "row", nulls_last=True)
+        sums = ordered.with_columns(
+            total=value.fill_null(0.0).cum_sum().over(group),
+            count=value.is_not_null().cast(pl.Float64).cum_sum().over(group),
+        )
+        # What became known at the same moment is known together.
+        means = sums.with_columns(pl.col("total", "count").last().over(known)).sort("row")
+        return means.select(
+            pl.when(pl.col("count") > 0).then(pl.col("total") / pl.col("count"))
+        ).to_series()
+
+    columns = pl.struct(*group, value=value, moment=moment)
+    return columns.map_batches(batch, return_dtype=pl.Float64)
 
 
 def market_beta(bars: int, least: int) -> pl.Expr:

@@ -7,7 +7,7 @@ sectors, document windows), evaluates the declarations and nulls what a gap has 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import polars as pl
 
@@ -20,6 +20,7 @@ from feature_pipeline.features.declarations import (
     Feature,
 )
 from feature_pipeline.features.sentiment import decayed_sentiment, document_count
+from feature_pipeline.schemas import UTC_TIME
 
 
 def compute_features(
@@ -81,7 +82,7 @@ def evaluate(grid: pl.DataFrame, features: Iterable[Feature]) -> pl.DataFrame:
     features = tuple(features)
 
     def guarded(feature: Feature) -> pl.Expr:
-        value = feature.expression()
+        value = pl.col(feature.column)
         known = value.is_finite()
         if BARS in feature.inputs or feature.lookback_bars:
             known &= pl.col("run") > feature.lookback_bars
@@ -89,8 +90,10 @@ def evaluate(grid: pl.DataFrame, features: Iterable[Feature]) -> pl.DataFrame:
 
     first = [feature for feature in features if not feature.needs]
     then = [feature for feature in features if feature.needs]
-    grid = grid.with_columns(guarded(feature) for feature in first)
-    grid = grid.with_columns(guarded(feature) for feature in then)
+    for stage in (first, then):
+        # In two steps: in one, an expression would be evaluated for its guard and for its value.
+        grid = grid.with_columns(f.expression().alias(f.column) for f in stage)
+        grid = grid.with_columns(guarded(f) for f in stage)
     columns = [feature.column for feature in features]
     return grid.filter(pl.col("available_at").is_not_null()).select(*KEYS, *columns)
 
@@ -98,14 +101,14 @@ def evaluate(grid: pl.DataFrame, features: Iterable[Feature]) -> pl.DataFrame:
 def _with_benchmark(grid: pl.DataFrame, benchmark: str) -> pl.DataFrame:
     """`benchmark_log_return`, and `benchmark_available_at`: null where it has no session.
 
-    A gap of the benchmark counts as known from the start of its day, so that its missing return
-    makes the beta missing.
+    A gap of the benchmark is a session that never becomes known.
     """
+    never = pl.lit(datetime.max.replace(tzinfo=UTC), dtype=UTC_TIME)
     market = grid.filter(pl.col("symbol") == benchmark).select(
         "time",
         benchmark_log_return=pl.col("log_return"),
         benchmark_available_at=pl.max_horizontal(
-            pl.col("available_at").fill_null(pl.col("time")), pl.col("available_at").shift()
+            pl.col("available_at").fill_null(never), pl.col("available_at").shift()
         ),
     )
     return grid.join(market, on="time", how="left", maintain_order="left")

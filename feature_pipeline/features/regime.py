@@ -116,9 +116,9 @@ def _label() -> pl.Expr:
         .then(pl.lit("range"))
         .otherwise(pl.lit("transition"))
     )
-    # A crossing may hide in an unknown bar, or in one that arrived after this one. The label is
-    # certain all the same once a later bar crossed, or once both labels would have ended since.
-    hidden = pl.max_horizontal("unknown", "late")
+    # A crossing may hide in an unknown bar. The label is certain all the same once a later bar
+    # crossed, or once both labels would have ended since.
+    hidden = pl.col("unknown")
     certain = (
         (pl.col("index") - hidden >= REGIME_WINDOW)
         | (began > hidden)

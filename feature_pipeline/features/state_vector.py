@@ -76,10 +76,31 @@ def compute_state_vectors(
     )
     vectors = evaluate(grid, STATE_FIELDS)
     count = grid.filter(pl.col("available_at").is_not_null())["document_count"]
-    null_names = pl.concat_list(
-        pl.when(pl.col(field.column).is_null()).then(pl.lit(field.name)) for field in STATE_FIELDS
+    return vectors.with_columns(count, missing=_missing(vectors))
+
+
+def _missing(vectors: pl.DataFrame) -> pl.Series:
+    """The names of each row's null fields, in the order of the fields.
+
+    Few combinations occur, so each is written out once.
+    """
+    combination = pl.sum_horizontal(
+        pl.col(field.column).is_null().cast(pl.Int64) * (1 << bit)
+        for bit, field in enumerate(STATE_FIELDS)
     )
-    return vectors.with_columns(count, missing=null_names.list.drop_nulls())
+    rows = vectors.select(combination=combination)
+    known = rows["combination"].unique()
+    names = pl.DataFrame(
+        {
+            "combination": known,
+            "missing": [
+                [field.name for bit, field in enumerate(STATE_FIELDS) if value >> bit & 1]
+                for value in known
+            ],
+        },
+        schema={"combination": pl.Int64, "missing": pl.List(pl.String)},
+    )
+    return rows.join(names, on="combination", how="left", maintain_order="left")["missing"]
 
 
 def latest_macro(moments: pl.Series, macro: pl.DataFrame, series: str) -> pl.Series:

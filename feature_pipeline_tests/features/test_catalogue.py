@@ -1,0 +1,185 @@
+"""What follows from the declarations: columns, inputs, lookbacks, versions, the registry."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import polars as pl
+import pytest
+
+from feature_pipeline.features import catalogue
+from feature_pipeline.features.catalogue import (
+    FEATURES,
+    INDICATORS,
+    STATE_FIELDS,
+    TABLES,
+    build_tables,
+    code_version,
+    definitions,
+    lookback_extension,
+)
+from feature_pipeline.schemas import STATE_VECTOR_FIELDS, Input
+
+DERIVED = [asset for asset, table in TABLES.items() if table.derived]
+
+
+def read(asset: str, of: str) -> Input:
+    return next(i for i in TABLES[asset].inputs if i.asset == of)
+
+
+def test_the_tables_are_those_of_the_graph_sources_first():
+    assert list(TABLES) == [
+        "ohlcv_1d",
+        "corporate_actions",
+        "news",
+        "reddit",
+        "macro_indicators",
+        "sentiment_scores",
+        "indicators_1d",
+        "features_1d",
+        "regime_predictions_1d",
+        "state_vectors_1d",
+    ]
+
+
+def test_the_features_are_those_promised():
+    assert [f.column for f in INDICATORS] == [
+        "sma_20",
+        "sma_50",
+        "sma_200",
+        "ema_12",
+        "ema_26",
+        "rsi_14",
+        "macd_line",
+        "macd_signal",
+        "macd_hist",
+        "atr_14",
+        "bb_upper",
+        "bb_middle",
+        "bb_lower",
+        "adx_14",
+    ]
+    assert [f.column for f in FEATURES] == [
+        "returns_1d",
+        "returns_5d",
+        "returns_20d",
+        "returns_60d",
+        "volatility_20d",
+        "volatility_60d",
+        "momentum_20d",
+        "momentum_60d",
+        "volume_ratio_20d",
+        "sma_ratio_50",
+        "bb_position",
+        "sector_momentum",
+        "market_beta_60d",
+        "news_sentiment_24h",
+        "social_volume_7d",
+    ]
+    assert tuple(f.name for f in STATE_FIELDS) == STATE_VECTOR_FIELDS
+
+
+def test_a_new_version_is_a_column_of_its_own():
+    assert replace(FEATURES[0], version=2).column == "returns_1d__v2"
+
+
+@pytest.mark.parametrize("asset", DERIVED)
+def test_every_input_exists_with_its_columns(asset):
+    for reader in TABLES[asset].inputs:
+        assert set(reader.columns) <= set(TABLES[reader.asset].names)
+        assert set(reader.where) <= set(TABLES[reader.asset].names)
+
+
+def test_lookbacks_follow_from_the_features():
+    assert read("indicators_1d", "ohlcv_1d").lookback_bars == 400
+    assert read("features_1d", "ohlcv_1d").lookback_bars == 60
+    assert read("features_1d", "indicators_1d").lookback_bars == 0
+    assert read("features_1d", "sentiment_scores").lookback_days == 7
+    assert read("regime_predictions_1d", "indicators_1d").lookback_bars == 502
+    assert read("state_vectors_1d", "indicators_1d").lookback_bars == 99
+    assert read("state_vectors_1d", "sentiment_scores").lookback_days == 1
+
+
+@pytest.mark.parametrize(
+    ("asset", "bars", "days"),
+    [
+        ("state_vectors_1d", 0, 0),
+        ("features_1d", 0, 0),
+        ("indicators_1d", 502, 0),
+        ("ohlcv_1d", 902, 0),
+        ("corporate_actions", 902, 0),
+        ("news", 0, 7),
+        ("macro_indicators", 0, 20),
+    ],
+)
+def test_the_extension_is_the_longest_way_through_the_consumers(asset, bars, days):
+    assert lookback_extension(TABLES, asset) == (bars, days)
+
+
+def test_what_may_be_missing_is_a_gap_and_bars_are_not():
+    for table in TABLES.values():
+        for reader in table.inputs:
+            bars = reader.asset.endswith("_1d")
+            assert reader.on_missing == ("fail" if bars else "gap")
+
+
+def test_the_active_model_is_in_the_inputs_and_code_versions_of_its_readers():
+    other = build_tables("finbert", "abc123")
+    scores = next(i for i in other["features_1d"].inputs if i.asset == "sentiment_scores")
+    assert scores.where == {"model": "finbert", "model_revision": "abc123"}
+    changed = {a for a in TABLES if code_version(a) != code_version(a, other)}
+    assert changed == {"sentiment_scores", "features_1d", "state_vectors_1d"}
+    again = build_tables("finbert", "abc124")
+    assert code_version("features_1d", other) != code_version("features_1d", again)
+
+
+def test_a_code_version_changes_with_a_feature_of_its_own_table_only(monkeypatch):
+    before = {asset: code_version(asset) for asset in TABLES}
+    assert len(set(before.values())) == len(before)
+    held = dict(catalogue._HELD)
+    held["indicators_1d"] = (replace(INDICATORS[0], version=2).tag, *held["indicators_1d"][1:])
+    monkeypatch.setattr(catalogue, "_HELD", held)
+    assert {a for a in TABLES if code_version(a) != before[a]} == {"indicators_1d"}
+
+
+def test_code_versions_are_stable():
+    """They go into the ledger: a change makes every stored day of the asset stale."""
+    assert code_version("indicators_1d") == "84ac422dd34eec82"
+    assert code_version("regime_predictions_1d") == "961065f149183556"
+
+
+def test_every_frame_fits_its_table(tables):
+    for name, frame in tables:
+        asset = {"regime": "regime_predictions_1d", "states": "state_vectors_1d"}.get(
+            name, f"{name}_1d"
+        )
+        schema = TABLES[asset]
+        assert tuple(frame.columns) == schema.names
+        assert frame.schema == pl.Schema({c.name: c.dtype for c in schema.columns})
+        for column in schema.columns:
+            assert column.nullable or frame[column.name].null_count() == 0
+
+
+def test_scores_outside_their_range_are_refused():
+    rows = pl.DataFrame(
+        {
+            "sentiment": [0.5, -1.5, None, float("nan"), 0.0, 0.0],
+            "confidence": [1.0, 1.0, 1.0, 1.0, 1.1, 1.0],
+            "label": ["positive"] * 5 + ["good"],
+        }
+    )
+    rules = TABLES["sentiment_scores"].rules
+    bad = rows.select(pl.any_horizontal(rule.violated for rule in rules)).to_series()
+    assert bad.to_list() == [False, True, True, True, True, True]
+
+
+def test_the_registry_has_a_row_per_feature_and_a_sentence_for_each():
+    rows = definitions()
+    assert rows.height == len(INDICATORS) + len(FEATURES) + len(STATE_FIELDS)
+    assert rows.select("source_table", "column").is_unique().all()
+    assert rows["description"].str.ends_with(".").all()
+    assert (rows["unit"] != "").all()
+    row = rows.row(by_predicate=pl.col("name") == "momentum_60d", named=True)
+    assert row["computation"] == "total_return(60, until=5)"
+    assert row["lookback_bars"] == 60
+    assert "ohlcv_1d.close" in row["dependencies"]
