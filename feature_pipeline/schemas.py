@@ -244,29 +244,6 @@ class TableSchema:
             raise SchemaError(f"{self.asset}: {str(error).splitlines()[0]}") from error
 
 
-@dataclass(frozen=True)
-class Extension:
-    """How far before a run's window an asset has to reach for those who read it."""
-
-    bars: int
-    days: int
-
-
-def lookback_extension(tables: Mapping[str, TableSchema], asset: str) -> Extension:
-    """The history of `asset` that its consumers, and theirs, read before a day they compute.
-
-    Lookbacks add up along a path of the graph; the longest path counts, bars and days apart.
-    """
-    bars = days = 0
-    for consumer in tables.values():
-        for needed in consumer.inputs:
-            if needed.asset == asset:
-                beyond = lookback_extension(tables, consumer.asset)
-                bars = max(bars, needed.lookback_bars + beyond.bars)
-                days = max(days, needed.lookback_days + beyond.days)
-    return Extension(bars, days)
-
-
 # -- columns that many tables share ---------------------------------------------------------------
 
 SYMBOL = Column("symbol", pl.String, "stable instrument id of universe.yaml")

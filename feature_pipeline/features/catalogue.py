@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
-from functools import cache
 from importlib.metadata import version as installed_version
-from typing import NamedTuple
 
 import polars as pl
 
@@ -52,12 +50,10 @@ __all__ = [
     "STATE_FIELDS",
     "STATE_VECTORS_1D",
     "TABLES",
-    "Extension",
     "Feature",
     "build_tables",
     "code_version",
     "definitions",
-    "lookback_extension",
 ]
 
 # -- tables ---------------------------------------------------------------------------------------
@@ -257,36 +253,6 @@ def code_version(asset: str, tables: Mapping[str, TableSchema] = TABLES) -> str:
     }
     held = _HELD.get(asset, (f"{asset}@1",))
     return hashlib.sha256("\n".join([*held, *sorted(model)]).encode()).hexdigest()[:16]
-
-
-class Extension(NamedTuple):
-    """How far before a window an asset must exist: sessions and, on top, UTC days."""
-
-    bars: int
-    days: int
-
-
-def lookback_extension(tables: Mapping[str, TableSchema], asset: str) -> Extension:
-    """How far before a run's window `asset` must exist for all that is computed from it.
-
-    The longest way through its consumers, each with its own lookback and its own extension. Bars
-    and days are added up apart, since only a calendar can convert them.
-    """
-
-    @cache
-    def extension(name: str) -> Extension:
-        reaches = [
-            (reader, extension(table.asset))
-            for table in tables.values()
-            for reader in table.inputs
-            if reader.asset == name
-        ]
-        return Extension(
-            max((reader.lookback_bars + ext.bars for reader, ext in reaches), default=0),
-            max((reader.lookback_days + ext.days for reader, ext in reaches), default=0),
-        )
-
-    return extension(asset)
 
 
 def definitions() -> pl.DataFrame:

@@ -16,7 +16,6 @@ from feature_pipeline.features.catalogue import (
     build_tables,
     code_version,
     definitions,
-    lookback_extension,
 )
 from feature_pipeline.schemas import STATE_VECTOR_FIELDS, Input
 
@@ -98,22 +97,6 @@ def test_lookbacks_follow_from_the_features():
     assert read("regime_predictions_1d", "indicators_1d").lookback_bars == 502
     assert read("state_vectors_1d", "indicators_1d").lookback_bars == 99
     assert read("state_vectors_1d", "sentiment_scores").lookback_days == 1
-
-
-@pytest.mark.parametrize(
-    ("asset", "bars", "days"),
-    [
-        ("state_vectors_1d", 0, 0),
-        ("features_1d", 0, 0),
-        ("indicators_1d", 502, 0),
-        ("ohlcv_1d", 902, 0),
-        ("corporate_actions", 902, 0),
-        ("news", 0, 7),
-        ("macro_indicators", 0, 20),
-    ],
-)
-def test_the_extension_is_the_longest_way_through_the_consumers(asset, bars, days):
-    assert lookback_extension(TABLES, asset) == (bars, days)
 
 
 def test_what_may_be_missing_is_a_gap_and_bars_are_not():
