@@ -31,6 +31,7 @@ def stay() -> None:
     with suppress(KeyboardInterrupt):
         while True:
             signal.pause()
+    processes.heard()
 
 
 def run(command: Sequence[str], environment: Mapping[str, str]) -> int:
@@ -54,6 +55,7 @@ def run(command: Sequence[str], environment: Mapping[str, str]) -> int:
         code = child.wait()
     except KeyboardInterrupt:
         with processes.undisturbed():
+            processes.heard()
             try:  # the terminal has sent it to the command, too, unless we alone were meant
                 child.wait(2.0)
             except subprocess.TimeoutExpired:
@@ -61,6 +63,7 @@ def run(command: Sequence[str], environment: Mapping[str, str]) -> int:
         return 128 + signal.SIGINT
     except SystemExit:
         with processes.undisturbed():
+            processes.heard()
             processes.stop(child, signal.SIGTERM, GRACE_S)
         raise
     return code if code >= 0 else 128 - code

@@ -75,6 +75,8 @@ class EmbeddedPostgres(EmbeddedServer):
             # Nobody runs here and we hold the lock: the process it names is gone, or is a stranger
             # who got its number, whom PostgreSQL would take for a running server.
             (self.directory / "postmaster.pid").unlink(missing_ok=True)
+            if self._password_is_new:
+                self._set_password()
         else:
             self._create()
 
@@ -123,6 +125,22 @@ class EmbeddedPostgres(EmbeddedServer):
         finally:
             processes.stop(child, signal.SIGKILL, self.grace_s)
             shutil.rmtree(draft, ignore_errors=True)
+
+    def _set_password(self) -> None:
+        """Home was deleted by hand, data kept elsewhere was not: who owns both may have it back.
+
+        A server for one session, on its standard input, with no network and no log of statements.
+        """
+        child = processes.spawn(
+            [self._bin / "postgres", "--single", "-D", self.directory, "postgres"],
+            log=self.log,
+            cwd=self.directory,
+            env=_ENVIRONMENT,
+            death_signal=self.stop_signal,
+            user=self._user,
+            stdin=f"ALTER ROLE {USER} PASSWORD '{self.password}'\n",
+        )
+        child.wait(self.start_s)
 
     def _launch(self) -> subprocess.Popen[str]:
         settings = {

@@ -24,6 +24,7 @@ from feature_pipeline.errors import StackError
 
 LOOPBACK = "127.0.0.1"
 
+_ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -251,26 +252,46 @@ class Lock:
 
 @contextmanager
 def signals_end_us() -> Iterator[None]:
-    """Turn SIGTERM and SIGHUP into `SystemExit`, so that `with` blocks stop what they started."""
+    """Turn SIGTERM and SIGHUP into `SystemExit`, so that `with` blocks stop what they started.
+
+    Python drops an exception that is raised while it runs a destructor or a callback of `fork`;
+    a signal that comes just then would be lost. So the exception (SIGINT's `KeyboardInterrupt`,
+    too) is raised again every second until the block is left or `heard` is called.
+    """
+    told: int = signal.SIGTERM
 
     def leave(signum: int, _frame: object) -> None:
-        raise SystemExit(128 + signum)
+        nonlocal told
+        if signum != signal.SIGALRM:
+            told = signum
+        signal.setitimer(signal.ITIMER_REAL, 1.0, 1.0)
+        if told == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit(128 + told)
 
-    # A hang-up that is ignored (nohup) stays ignored.
-    meant = [s for s in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) != signal.SIG_IGN]
-    previous = {signum: signal.signal(signum, leave) for signum in meant}
+    # What is ignored stays ignored: SIGHUP under nohup, SIGINT in the background of a script.
+    meant = [s for s in _ENDINGS if signal.getsignal(s) != signal.SIG_IGN]
+    previous = {signum: signal.signal(signum, leave) for signum in (*meant, signal.SIGALRM)}
     try:
         yield
     finally:
+        heard()
         for signum, handler in previous.items():
             signal.signal(signum, handler)
 
 
+def heard() -> None:
+    """Say that the exception of `signals_end_us` arrived: it is not raised again."""
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    handler = signal.getsignal(signal.SIGALRM)
+    signal.signal(signal.SIGALRM, signal.SIG_IGN)  # drops the one that may be waiting
+    signal.signal(signal.SIGALRM, handler)
+
+
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Put off SIGINT, SIGTERM and SIGHUP: a second Ctrl-C must not cut the clean-up short."""
-    held = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, held)
+    """Put the ending signals off: a second Ctrl-C must not cut the clean-up short."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (*_ENDINGS, signal.SIGALRM))
     try:
         yield
     finally:

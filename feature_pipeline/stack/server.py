@@ -42,6 +42,7 @@ class EmbeddedServer(ABC):
         self.log = home / "log" / f"{self.name}.log"
         self.port = 0
         self.password = ""
+        self._password_is_new = False
         self._state = home / f"{self.name}.json"
         self._lock = processes.Lock(home / f"{self.name}.lock")
         self._child: subprocess.Popen[str] | None = None
@@ -171,8 +172,10 @@ class EmbeddedServer(ABC):
             state = processes.read_private(self._state)
             self.port = int(state.get("port") or 0)
             self.password = str(state.get("password") or secrets.token_hex(24))
+            self._password_is_new = not state.get("password")
             self._note(ready=False)
             self._prepare()
+            self._password_is_new = False
             self._start_on_a_free_port()
             self._settle()
             self._note(ready=True)
@@ -229,7 +232,8 @@ class EmbeddedServer(ABC):
             self._state,
             {
                 "port": self.port,
-                "password": self.password,
+                # Not before the data knows it: a start that is killed must begin again.
+                "password": None if self._password_is_new else self.password,
                 "ready": ready,
                 "owner": os.getpid(),
                 "pid": self.pid,

@@ -9,6 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from urllib.parse import quote, urlsplit, urlunsplit
 
+from pydantic import SecretStr
+
 from feature_pipeline.errors import DatabaseError, StackError
 from feature_pipeline.settings import PREFIX, Settings, redact
 from feature_pipeline.stack import processes
@@ -133,6 +135,13 @@ class Stack:
                 f"({error.diag.message_primary}); create it, or name another database in "
                 "FEATURE_PIPELINE_DAGSTER_DATABASE_URL"
             ) from None
+
+    def resolved_settings(self) -> Settings:
+        """The settings with the addresses of the servers that run."""
+        found = {"database_url": self.database_url, "redis_url": self.redis_url}
+        return self.settings.model_copy(
+            update={name: SecretStr(url) for name, url in found.items()}
+        )
 
     # -- addresses
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -75,7 +76,10 @@ def packages() -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 
 
-def owner(home: Path, python: str = sys.executable, **options: object) -> subprocess.Popen[str]:
+@contextmanager
+def owner(
+    home: Path, python: str = sys.executable, **options: object
+) -> Iterator[subprocess.Popen[str]]:
     """`feature-pipeline run -- sleep 1000`, once its servers are up."""
     process = subprocess.Popen(
         [python, *CLI[1:], "run", "--", "sleep", "1000"],
@@ -85,13 +89,18 @@ def owner(home: Path, python: str = sys.executable, **options: object) -> subpro
         text=True,
         **options,  # type: ignore[call-overload]
     )
-    until(
-        lambda: len(servers(home)) == 2 or process.poll() is not None,
-        f"the servers of {home} did not come up",
-    )
-    if process.poll() is not None:
-        raise AssertionError(process.communicate())
-    return process
+    try:
+        until(
+            lambda: len(servers(home)) == 2 or process.poll() is not None,
+            f"the servers of {home} did not come up",
+        )
+        if process.poll() is not None:
+            raise AssertionError(process.communicate())
+        yield process
+        process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def answers(database_url: str, redis_url: str) -> bool:

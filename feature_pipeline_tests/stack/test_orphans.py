@@ -41,7 +41,6 @@ def test_the_owner_ends(make_home, signum):
         assert len(pids) == 2
         assert not gone(pids)
         process.send_signal(signum)
-        process.communicate(timeout=60)
     until(lambda: gone(pids), f"{pids} outlived their owner")
     _rest_in_peace(home)
     with Stack(Settings(home=home)) as stack:  # and it starts again
@@ -63,8 +62,38 @@ def test_a_second_signal_does_not_cut_the_clean_up_short(make_home):
     with owner(home) as process:
         for _ in range(20):
             process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
     _rest_in_peace(home)
+
+
+SWALLOWS = """
+import os, signal
+from feature_pipeline.stack import processes
+
+class Dropped:
+    def __del__(self):
+        os.kill(os.getpid(), {signum})
+
+with processes.signals_end_us():
+    Dropped()  # what is raised in a destructor goes nowhere
+    print("it went nowhere", flush=True)
+    while True:
+        signal.pause()
+"""
+
+
+@pytest.mark.parametrize(
+    ("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, -2)]
+)
+def test_a_signal_whose_exception_python_drops_is_not_lost(signum, code):
+    done = subprocess.run(
+        [sys.executable, "-c", SWALLOWS.format(signum=int(signum))],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert "it went nowhere" in done.stdout
+    assert done.returncode == code, done.stderr
 
 
 def test_killed_while_starting(make_home):
@@ -127,8 +156,7 @@ def test_not_as_root():
             assert {psutil.Process(pid).uids().real for pid in pids} == {user.pw_uid}
             assert (home / "postgres" / "PG_VERSION").is_file()
             process.kill()
-            process.communicate(timeout=60)
-        until(lambda: gone(pids), f"{pids} outlived their owner")
+            until(lambda: gone(pids), f"{pids} outlived their owner")
     finally:
         shutil.rmtree(home, ignore_errors=True)
 

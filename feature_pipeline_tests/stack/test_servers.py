@@ -43,7 +43,7 @@ def test_starts_answers_stops_and_keeps_its_data(make_home):
 def test_it_is_what_was_asked_for(make_home):
     with Stack(Settings(home=make_home())) as stack:
         with psycopg.connect(stack.database_url) as connection:
-            names = "listen_addresses unix_socket_directories TimeZone server_encoding".split()
+            names = ["listen_addresses", "unix_socket_directories", "TimeZone", "server_encoding"]
             found = [connection.execute(f"SHOW {name}").fetchone()[0] for name in names]
             assert found == ["127.0.0.1", "", "UTC", "UTF8"]
             methods = connection.execute("SELECT DISTINCT auth_method FROM pg_hba_file_rules")
@@ -246,6 +246,20 @@ def test_a_wrong_password_in_the_state_file_is_one_line(make_home):
         EmbeddedPostgres(home).start()
     assert "somethingelse" not in str(caught.value)
     until(lambda: everything_of(home) == [], "the server was left behind")
+
+
+def test_a_lost_state_file_gives_the_data_back_to_its_owner(make_home):
+    """`git clean` takes home; as root the data lies elsewhere."""
+    home = make_home()
+    with Stack(Settings(home=home)) as stack, psycopg.connect(stack.database_url) as connection:
+        before = stack.postgres.password
+        connection.execute("CREATE TABLE kept AS SELECT 42 AS value")
+    (home / "postgres.json").unlink()
+    with Stack(Settings(home=home)) as stack:
+        assert stack.postgres.password != before
+        with psycopg.connect(stack.database_url) as connection:
+            assert connection.execute("SELECT value FROM kept").fetchone() == (42,)
+        assert stack.postgres.password not in (home / "log" / "postgres.log").read_text()
 
 
 def test_modes_of_what_is_not_ours_stay(make_home):
