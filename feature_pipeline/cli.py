@@ -74,6 +74,7 @@ def demo(
         for name, address in stack.addresses():
             out.print(f"{name:<11} {address}", soft_wrap=True)
         prepare_database(stack.database_url)
+        stack.prepare_dagster()
         current = stack.resolved_settings()
         if pending(current):
             _backfill(stack, *DAYS)

@@ -64,7 +64,6 @@ class Settings(BaseSettings):
     database_timeout_s: float = Field(
         default=300.0, gt=0, description="deadline of one database statement, kept by the client"
     )
-    redis_timeout_ms: int = Field(default=2000, gt=0, description="deadline of one Redis command")
     hole_wait_s: float = Field(
         default=60.0, ge=0, description="how long a read waits for a day that is being written"
     )

@@ -249,13 +249,22 @@ class Universe:
 
         `day` itself if `bars` is 0; the calendar's first session where it does not reach that far.
         """
-        starts = [day]
+        return self.lookback_starts(pl.Series([day], dtype=pl.Date), bars)[0]
+
+    def lookback_starts(self, days: pl.Series, bars: int) -> pl.Series:
+        """`lookback_start` of each of `days` (Date), in their order."""
+        starts = days.alias("start")
+        if bars <= 0:
+            return starts
+        midnights = days.cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
         for calendar in sorted({i.calendar for i in self.instruments}):
             times = calendar_sessions(calendar)["time"]
-            before = int(times.search_sorted(_midnight(day), side="left"))
-            if bars > 0 and before > 0:
-                starts.append(times[max(before - bars, 0)].date())
-        return min(starts)
+            before = times.search_sorted(midnights, side="left").cast(pl.Int64)
+            first = times.gather((before - bars).clip(0)).dt.date()
+            starts = pl.select(
+                pl.when(before > 0).then(pl.min_horizontal(starts, first)).otherwise(starts)
+            ).to_series()
+        return starts.alias("start")
 
     def members(self) -> pl.DataFrame:
         """Who counts in aggregates over the universe, and when.

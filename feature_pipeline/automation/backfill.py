@@ -9,20 +9,30 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import signal
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from feature_pipeline.errors import FeaturePipelineError
 from feature_pipeline.features.catalogue import TABLES
 from feature_pipeline.partitions import days
 from feature_pipeline.settings import Settings
 
+if TYPE_CHECKING:
+    from multiprocessing.process import BaseProcess
+
+    from feature_pipeline.storage.ledger import Ledger
+
 PARALLEL_RUNS = 2
 _POLL_S = 0.3
+_GRACE_S = 10.0
 
 
 class BackfillError(FeaturePipelineError):
@@ -89,7 +99,7 @@ def backfill(
         settings: where the stores are.
         plan: see `chunks`.
         environment: of the processes that run them (`Stack.environment`).
-        progress: told the number of partitions done so far, every now and then.
+        progress: told the number of partitions done so far, every now and then; in the end all.
         log: where the runs' console output goes; by default to ours.
 
     Raises:
@@ -98,27 +108,61 @@ def backfill(
     """
     from feature_pipeline.resources import store
 
-    ledger = store(settings).ledger
-    run_ids = [chunk.run_id for chunk in plan]
+    held = store(settings)
     # Fresh processes: Dagster and Polars keep threads, which a fork would not survive.
-    with ProcessPoolExecutor(
-        min(PARALLEL_RUNS, len(plan)),
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_become_worker,
-        initargs=(dict(environment), os.getpid(), log),
-    ) as pool:
-        running: set[Future[str | None]] = {pool.submit(_run, chunk) for chunk in plan}
+    with (
+        held.database,
+        ProcessPoolExecutor(
+            min(PARALLEL_RUNS, len(plan)),
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_become_worker,
+            initargs=(dict(environment), os.getpid(), log),
+        ) as pool,
+    ):
+        runs = {pool.submit(_run, chunk): chunk for chunk in plan}
         try:
-            while running:
-                done, running = wait(running, timeout=_POLL_S, return_when=FIRST_COMPLETED)
-                for future in done:
-                    failure = future.result()
-                    if failure:
-                        raise BackfillError(failure)
-                progress(ledger.written_by(run_ids))
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+            _follow(runs, held.ledger, progress)
+        except BaseException as error:
+            if not isinstance(error, Exception):  # told to stop: do not wait for what still runs
+                _end(list((pool._processes or {}).values()))
+            pool.shutdown(wait=True, cancel_futures=True)
             raise
+
+
+def _follow(
+    runs: Mapping[Future[str | None], Chunk], ledger: Ledger, progress: Callable[[int], None]
+) -> None:
+    """Wait for the runs, tell how far they are, and stop at the first that failed."""
+    finished, running = 0, set(runs)
+    while running:
+        done, running = wait(running, timeout=_POLL_S, return_when=FIRST_COMPLETED)
+        for future in done:
+            try:
+                failure = future.result()
+            except BrokenProcessPool:
+                raise BackfillError(
+                    "a process of the backfill was killed, out of memory perhaps; run the same "
+                    "backfill again: what is written stays, and what is missing is written"
+                ) from None
+            if failure:
+                raise BackfillError(failure)
+            finished += runs[future].partitions
+        # A run writes history that consumers need as well, and does not touch what is right.
+        under_way = (
+            min(chunk.partitions, ledger.written_by([chunk.run_id]))
+            for chunk in (runs[future] for future in running if future.running())
+        )
+        progress(finished + sum(under_way))
+
+
+def _end(workers: Sequence[BaseProcess]) -> None:
+    """Have the runs cancelled, as Dagster does it on SIGTERM; kill what does not listen."""
+    for worker in workers:
+        worker.terminate()
+    deadline = time.monotonic() + _GRACE_S
+    for worker in workers:
+        worker.join(max(deadline - time.monotonic(), 0))
+        worker.kill()
 
 
 def _become_worker(environment: dict[str, str], parent: int, log: Path | None) -> None:
@@ -131,8 +175,9 @@ def _become_worker(environment: dict[str, str], parent: int, log: Path | None) -
             for descriptor in (1, 2):
                 os.dup2(file.fileno(), descriptor)
     os.environ.update(environment)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    die_with_parent(signal.SIGTERM, parent)
+    os.setpgrp()  # Ctrl-C is the parent's to handle, and Dagster would not leave it ignored
+    # SIGTERM would end a run and leave the process; what a killed run has written is whole.
+    die_with_parent(signal.SIGKILL, parent)
 
 
 def _run(chunk: Chunk) -> str | None:
@@ -177,4 +222,5 @@ def _why(error: object) -> str:
     while getattr(error, "cause", None) is not None:
         error = error.cause  # type: ignore[attr-defined]
     message = str(getattr(error, "message", error))
-    return " ".join(message.split())
+    # An error of ours is written for people; of any other the name says something.
+    return " ".join(re.sub(r"^feature_pipeline\.[\w.]+: ", "", message).split())

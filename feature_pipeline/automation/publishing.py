@@ -23,9 +23,10 @@ from feature_pipeline.storage.store import Store
 
 WATCHED = (*(f"state_vectors_{t}" for t in TIMEFRAMES), "macro_indicators", "sentiment_scores")
 
-_REMEMBERED = 200
+REMEMBERED = 50
 """Event ids kept in the cursor, per asset. Ids are handed out before their events commit, so one
-may turn up below others that were seen already; further back than this it does not happen."""
+may turn up below others that were seen already. One that turns up even further down has nothing to
+tell: its rows were there before it got its id, and so before the last publication."""
 
 
 def snapshot(store: Store) -> Snapshot:
@@ -53,21 +54,28 @@ def publish_online(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.
     """
     storage: StorageIOManager = context.resources.storage
     client: redis.Redis = context.resources.redis
+    # The events first: what they tell of is then in the snapshot.
     cursor, news = _news(context)
+    newest = Snapshot()
+
+    def load() -> Snapshot:
+        nonlocal newest
+        newest = snapshot(storage.store)
+        return newest
+
     try:
         lost = rebuild_needed(client)
         if not news and not lost:
             return dg.SkipReason("nothing was materialised since the last publication")
-        newest = snapshot(storage.store)
-        if lost:
-            report = republish_all(client, lambda: snapshot(storage.store))
-        else:
-            report = publish_snapshot(client, newest)
+        report = PublishReport(complete=False) if lost else publish_snapshot(client, load())
+        rebuilt = not report.complete
+        if rebuilt:
+            report = republish_all(client, load)
     except FeaturePipelineError as error:
         # Tried again at the next tick: the cursor stays where it was.
         raise dg.Failure(str(error), allow_retries=False) from error
     return dg.SensorResult(
-        cursor=cursor, asset_events=[_materialization(newest, report, rebuilt=lost)]
+        cursor=cursor, asset_events=[_materialization(newest, report, rebuilt=rebuilt)]
     )
 
 
@@ -78,17 +86,22 @@ def _news(context: dg.SensorEvaluationContext) -> tuple[str, bool]:
         asset: [
             record.storage_id
             for record in context.instance.fetch_materializations(
-                dg.AssetKey(asset), limit=_REMEMBERED
+                dg.AssetKey(asset), limit=REMEMBERED
             ).records
         ]
         for asset in WATCHED
     }
-    new = any(
-        storage_id not in seen.get(asset, ()) and storage_id > min(seen.get(asset, ()), default=0)
-        for asset, ids in now.items()
-        for storage_id in ids
-    )
+    new = any(_unknown(ids, seen.get(asset, [])) for asset, ids in now.items())
     return json.dumps(now), new
+
+
+def _unknown(ids: list[int], seen: list[int]) -> bool:
+    """Whether one of the newest ids was not among the newest ids before.
+
+    Where ids were left out of the cursor, an older one than it holds may just have been cut.
+    """
+    oldest = min(seen) if len(seen) >= REMEMBERED else 0
+    return any(i > oldest and i not in seen for i in ids)
 
 
 def _materialization(

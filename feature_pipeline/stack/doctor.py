@@ -21,6 +21,7 @@ from feature_pipeline.stack.server import EmbeddedServer
 PACKAGES = ("dagster", "dagster-postgres", "polars", "psycopg", "redis")
 OLDEST_POSTGRES = 15
 OLDEST_TIMESCALEDB = (2, 28, 3)
+_REDIS_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,7 @@ def _redis(stack: Stack) -> Iterator[Finding]:
         yield trouble
         return
     where = redact(stack.redis_url)
-    timeout = stack.settings.redis_timeout_ms / 1000
+    timeout = _REDIS_TIMEOUT_S
     client = redis.Redis.from_url(
         stack.redis_url,
         socket_timeout=timeout,

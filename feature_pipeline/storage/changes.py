@@ -6,7 +6,6 @@ new entries out. How a change is carried out, and in which order, is the writer'
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import polars as pl
@@ -14,7 +13,7 @@ import polars as pl
 from feature_pipeline.schemas import TableSchema
 from feature_pipeline.storage.hashing import day_hashes, row_hashes
 
-CONTENT: Mapping[str, type[pl.DataType]] = {
+CONTENT: dict[str, type[pl.DataType]] = {
     "source": pl.String,
     "day": pl.Date,
     "rows": pl.Int64,
@@ -22,10 +21,15 @@ CONTENT: Mapping[str, type[pl.DataType]] = {
 }
 """What the ledger says of the content of one source and day."""
 
-LEDGER = pl.Schema({**CONTENT, "token": pl.Int64})
+LEDGER = pl.Schema([*CONTENT.items(), ("token", pl.Int64)])
 EXCEPTIONS = pl.Schema(
-    {"source": pl.String, "day": pl.Date}
-    | dict.fromkeys(("symbol", "status", "reason"), pl.String)
+    {
+        "source": pl.String,
+        "day": pl.Date,
+        "symbol": pl.String,
+        "status": pl.String,
+        "reason": pl.String,
+    }
 )
 _SESSIONS = pl.Schema({"symbol": pl.String, "day": pl.Date})
 
@@ -55,7 +59,7 @@ class Batch:
     quarantined: pl.DataFrame = field(default_factory=pl.DataFrame)
 
     def of(self, days: pl.Series) -> Batch:
-        """What it says of some of its days; rejected rows are about any day and stay."""
+        """What it says of some of its days; rejected rows stay."""
         return replace(
             self,
             rows=of_days(self.rows, days),
@@ -95,12 +99,14 @@ def without(days: pl.Series, others: pl.Series) -> pl.Series:
 
 
 def doubtful(table: TableSchema, batch: Batch, ledger: pl.DataFrame) -> pl.Series:
-    """The batch's days whose stored rows have to be looked at.
+    """The batch's days whose rows have to be compared with stored ones.
 
-    The others hold nothing yet, or exactly what the batch says.
+    Not those that hold exactly what the batch says; nor, where rows are replaced, those that hold
+    nothing yet (what accumulates may be known from any other day).
     """
     same = _unchanged(_contents(table, batch.rows, batch.days, batch.source), ledger)
-    return without(_held(batch.days, ledger), same)
+    held = batch.days if table.mode == "accumulate" else _held(batch.days, ledger)
+    return without(held, same)
 
 
 def replace_days(table: TableSchema, batch: Batch, ledger: pl.DataFrame) -> Change:
@@ -185,11 +191,7 @@ def accumulate(
     fenced = differing.join(newer, on=identity, how="semi")
     differing = differing.join(pl.concat([newer, foreign]), on=identity, how="anti")
     gone = stored.join(differing, on=identity, how="semi")
-    fresh = of_days(batch.rows, without(batch.days, _held(batch.days, ledger)))
-    fresh = fresh.join(pl.concat([newer, foreign, stored]), on=identity, how="anti")
-    insert = pl.concat([fresh, differing.drop("content")]).unique(
-        list(table.key), maintain_order=True
-    )
+    insert = differing.drop("content")
     # Hashes are sums modulo 2^64: what comes and what leaves settles the new one.
     parts = [_contents(table, insert, batch.days, batch.source)]
     for (source,), lost in gone.partition_by("source", as_dict=True).items():
@@ -232,9 +234,7 @@ def _with_content(table: TableSchema, rows: pl.DataFrame) -> pl.DataFrame:
     return rows.with_columns(content=pl.Series(row_hashes(rows, table.hashed)))
 
 
-def _contents(
-    table: TableSchema, rows: pl.DataFrame, days: pl.Series, source: str
-) -> pl.DataFrame:
+def _contents(table: TableSchema, rows: pl.DataFrame, days: pl.Series, source: str) -> pl.DataFrame:
     """The content of each day, those without rows included."""
     return (
         days.to_frame("day")

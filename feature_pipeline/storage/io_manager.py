@@ -8,7 +8,8 @@ contract. Nothing here knows a particular table.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from contextlib import contextmanager
+from typing import Any, TypeAlias
 
 import dagster as dg
 import pandas as pd
@@ -17,6 +18,7 @@ from dagster._core.events import DagsterEvent, DagsterEventBatchMetadata, genera
 from dagster._core.execution.context.metadata_logging import AssetMetadataHandle
 
 from feature_pipeline import partitions
+from feature_pipeline.errors import MissingPartitionError, SchemaError, UniverseError
 from feature_pipeline.schemas import Fetched, Input
 from feature_pipeline.storage.store import Store, WritePlan, WriteReport
 
@@ -28,7 +30,7 @@ FLAGGED_TAG = "feature_pipeline/flagged"
 
 _SHOWN = 20
 
-Frame = pl.DataFrame | pd.DataFrame
+Frame: TypeAlias = pl.DataFrame | pd.DataFrame
 
 
 class StorageIOManager(dg.IOManager):
@@ -41,6 +43,11 @@ class StorageIOManager(dg.IOManager):
     def __init__(self, store: Store) -> None:
         self.store = store
         self._plans: dict[tuple[str, str], tuple[int, WritePlan]] = {}
+
+    def close(self) -> None:
+        """Withdraw what is still announced; what runs later announces itself again."""
+        for key in list(self._plans):
+            self._forget(key)
 
     def plan(self, context: dg.AssetExecutionContext) -> WritePlan:
         """The plan of the step that runs; for assets that fetch rather than load."""
@@ -61,9 +68,10 @@ class StorageIOManager(dg.IOManager):
         plan = self._plan(context.step_context)
         answer = pl.from_pandas(obj) if isinstance(obj, pd.DataFrame) else obj
         try:
-            report = self.store.write(plan, answer)
+            with _no_retries():
+                report = self.store.write(plan, answer)
         finally:
-            self._forget(context.step_context)
+            self._forget(_identity(context.step_context))
         yield from self._tell(context, plan, report)
 
     def _plan(self, step: Any) -> WritePlan:
@@ -71,21 +79,23 @@ class StorageIOManager(dg.IOManager):
         held = self._plans.get(key)
         if held is not None and held[0] == attempt:
             return held[1]
-        self._forget(step)
+        # One step at a time runs in a process: what others announced and did not write has failed.
+        self.close()
         asset = step.assets_def.key
         symbols = step.dagster_run.tags.get(SYMBOLS_TAG)
-        plan = self.store.plan(
-            asset.to_python_identifier(),
-            *partitions.window(step.partition_time_window),
-            run_id=step.run_id,
-            code_version=step.assets_def.code_versions_by_key[asset] or "",
-            symbols=symbols.split(",") if symbols else None,
-        )
+        with _no_retries():
+            plan = self.store.plan(
+                asset.to_python_identifier(),
+                *partitions.window(step.partition_time_window),
+                run_id=step.run_id,
+                code_version=step.assets_def.code_versions_by_key[asset] or "",
+                symbols=symbols.split(",") if symbols else None,
+            )
         self._plans[key] = attempt, plan
         return plan
 
-    def _forget(self, step: Any) -> None:
-        held = self._plans.pop(_identity(step), None)
+    def _forget(self, key: tuple[str, str]) -> None:
+        held = self._plans.pop(key, None)
         if held is not None:
             held[1].intent.close()
 
@@ -113,6 +123,15 @@ class StorageIOManager(dg.IOManager):
             instance.add_run_tags(run_id, {FLAGGED_TAG: names})
 
 
+@contextmanager
+def _no_retries() -> Iterator[None]:
+    """What does not mend itself in a second fails the step at once, whatever its retry policy."""
+    try:
+        yield
+    except (MissingPartitionError, SchemaError, UniverseError) as error:
+        raise dg.Failure(str(error), allow_retries=False) from error
+
+
 def needed(plan: WritePlan, upstream: dg.AssetKey) -> Input:
     """The declared input that an upstream asset is."""
     name = upstream.to_python_identifier()
@@ -131,7 +150,7 @@ def _add_partition_metadata(context: dg.OutputContext, rows: Mapping[str, int]) 
     """
     step = context.step_context
     accumulator = step._metadata_accumulator
-    added = {
+    added: dict[Any, Mapping[str, Any]] = {
         AssetMetadataHandle(asset_key=context.asset_key, partition_key=key): {
             "dagster/partition_row_count": count
         }

@@ -80,6 +80,14 @@ class Ledger:
             " GROUP BY day ORDER BY day"
         )
 
+    def exceptions(self, asset: str, start: date, end: date) -> pl.DataFrame:
+        """`source`, `day`, `symbol`, `reason` of what is known to be missing in [start, end)."""
+        return self._database.read_frame(
+            "SELECT source, day, symbol, reason FROM partition_exceptions"
+            f" WHERE asset = {_text(asset)} AND day >= '{start}' AND day < '{end}'"
+            " ORDER BY day, symbol, source"
+        )
+
     def written_by(self, run_ids: Sequence[str]) -> int:
         """How many partitions these runs have written, or found to be right, so far."""
         with self._database.connection() as connection:
@@ -94,15 +102,21 @@ class Ledger:
         """Tell other runs that the days [start, end) of `asset` are being written."""
         connection = self._database.dedicated()
         try:
-            connection.execute(
-                "SELECT pg_advisory_lock(%s, %s)", [_INTENT_LOCK, token & 0x7FFFFFFF]
-            )
-            connection.execute(f"DELETE FROM write_intents w WHERE NOT {_LIVE}")
-            connection.execute(
-                "INSERT INTO write_intents (token, asset, first_day, last_day, run_id, started_at)"
-                " VALUES (%s, %s, %s, %s::date - 1, %s, now())",
-                [token, asset, start, end, run_id],
-            )
+            with self._database.explained():
+                # The lock of a machine that vanished goes in a minute, not when TCP notices.
+                connection.execute(
+                    "SET tcp_keepalives_idle = 30; SET tcp_keepalives_interval = 10;"
+                    " SET tcp_keepalives_count = 3"
+                )
+                connection.execute(
+                    "SELECT pg_advisory_lock(%s, %s)", [_INTENT_LOCK, token & 0x7FFFFFFF]
+                )
+                connection.execute(f"DELETE FROM write_intents w WHERE NOT {_LIVE}")
+                connection.execute(
+                    "INSERT INTO write_intents (token, asset, first_day, last_day, run_id)"
+                    " VALUES (%s, %s, %s, %s::date - 1, %s)",
+                    [token, asset, start, end, run_id],
+                )
         except BaseException:
             connection.close()
             raise

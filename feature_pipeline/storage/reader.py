@@ -37,11 +37,10 @@ def select(
         sql.SQL("{} = {}").format(sql.Identifier(name), sql.Literal(value))
         for name, value in {**table.constants, **(where or {})}.items()
     ]
-    # A UTC midnight, written out: what a bare date means depends on the session's time zone.
     if start is not None:
-        conditions.append(sql.SQL("{} >= {}").format(day, _midnight(start)))
+        conditions.append(sql.SQL("{} >= {}").format(day, midnight(start)))
     if end is not None:
-        conditions.append(sql.SQL("{} < {}").format(day, _midnight(end)))
+        conditions.append(sql.SQL("{} < {}").format(day, midnight(end)))
     if symbols is not None:
         conditions.append(sql.SQL("symbol = ANY({})").format(sql.Literal(list(symbols))))
     if as_of is not None:
@@ -191,10 +190,10 @@ def _revision_of(table: TableSchema, alias: str) -> sql.Composable:
     return sql.SQL(
         "SELECT max(revision) AS revision FROM partition_ledger"
         " WHERE asset = {} AND day = ({}.{} AT TIME ZONE 'UTC')::date"
-    ).format(
-        sql.Literal(table.asset), sql.Identifier(alias), sql.Identifier(table.day_column)
-    )
+    ).format(sql.Literal(table.asset), sql.Identifier(alias), sql.Identifier(table.day_column))
 
 
-def _midnight(day: date) -> sql.Composable:
+def midnight(day: date) -> sql.Composable:
+    """The start of a UTC day, as a constant: what a bare date means depends on the session's time
+    zone, and is known too late for leaving out chunks when the statement is planned."""
     return sql.SQL("{}::timestamptz").format(sql.Literal(f"{day.isoformat()} 00:00:00+00"))

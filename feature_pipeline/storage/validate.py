@@ -7,11 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import UTC, date, datetime
+from typing import get_args
 
 import polars as pl
 
-from feature_pipeline.schemas import TableSchema
+from feature_pipeline.schemas import BASIS, AvailabilityBasis, Column, TableSchema
+
+_FIRST, _LAST = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC)
+_BASES = get_args(AvailabilityBasis)
+_TEXTS = (pl.String, pl.List(pl.String))
+_REPLACEMENT = "\ufffd"
 
 
 @dataclass(frozen=True)
@@ -19,8 +25,8 @@ class Checked:
     """A frame, sorted out.
 
     `good` rows conform to the schema and have distinct keys; `quarantined` has `symbol`, `day`,
-    `reason` and `payload` (JSON); `duplicate` rows repeated another one to the letter;
-    `unfinished` rows were not yet available.
+    `reason` and `payload` (JSON); `duplicate` rows said what another one says; `unfinished` rows
+    were not yet available.
     """
 
     good: pl.DataFrame
@@ -54,24 +60,43 @@ def check(
     unfinished = good["available_at"] > now
     good = good.filter(~unfinished)
 
-    # Key first: where no key repeats, which is always but for a provider's slip, nothing is
+    # Key first: where nothing repeats, which is always but for a provider's slip, nothing is
     # compared row by row.
-    repeated = good.select(pl.struct(table.key).is_duplicated()).to_series()
+    thing = list(table.identity or table.key)
+    repeated = good.select(pl.struct(thing).is_duplicated()).to_series()
     duplicate = 0
     if repeated.any():
-        suspects = good.filter(repeated).unique(maintain_order=True)
-        duplicate = int(repeated.sum()) - suspects.height
-        contradicting = suspects.select(pl.struct(table.key).is_duplicated()).to_series()
-        bad = pl.concat(
-            [
-                bad,
-                suspects.filter(contradicting).with_columns(
-                    reason=pl.lit("rows with the same key contradict each other")
-                ),
-            ]
-        )
-        good = pl.concat([good.filter(~repeated), suspects.filter(~contradicting)])
+        good, wrong, duplicate = _settle(table, good, repeated)
+        bad = pl.concat([bad, wrong])
     return Checked(good, _quarantine(table, bad), duplicate, int(unfinished.sum()))
+
+
+def _settle(
+    table: TableSchema, rows: pl.DataFrame, repeated: pl.Series
+) -> tuple[pl.DataFrame, pl.DataFrame, int]:
+    """Rows about the same thing: one of those that agree stays, the first to be available; of those
+    that contradict each other none, or, where they came one after the other, the last.
+
+    Returns:
+        What stays, what is rejected with its `reason`, and how many rows repeated another one.
+    """
+    thing = list(table.identity or table.key)
+    suspects = rows.filter(repeated).sort("available_at", maintain_order=True)
+    said = suspects.unique(list(table.hashed), keep="first", maintain_order=True)
+    moment = pl.col("available_at")
+    newest, same_moment = pl.lit(value=True), thing
+    if "available_at" in table.key and "available_at" not in thing:  # versions of one thing
+        newest, same_moment = moment == moment.max().over(thing), [*thing, "available_at"]
+    alone = pl.len().over(same_moment) == 1
+    stays = said.select(newest & alone).to_series()
+    reason = (
+        pl.when(newest)
+        .then(pl.lit("rows with the same key contradict each other"))
+        .otherwise(pl.lit("the same answer holds a newer version of it"))
+    )
+    wrong = said.with_columns(reason=reason).filter(~stays)
+    kept = pl.concat([rows.filter(~repeated), said.filter(stays)])
+    return kept, wrong, suspects.height - said.height
 
 
 def _reason(
@@ -85,10 +110,16 @@ def _reason(
         if not c.nullable and c.dtype != pl.Float64  # the table's own rules speak of numbers
     ]
     violations += [
-        (f"{c.name} holds a NUL character", pl.col(c.name).str.contains("\x00", literal=True))
+        (f"{c.name} holds a NUL character", _holds_nul(c))
         for c in table.columns
-        if c.dtype == pl.String
+        if c.dtype in _TEXTS
     ]
+    violations.append(
+        (
+            f"{BASIS.name} is none of {', '.join(_BASES)}",
+            ~pl.col(BASIS.name).is_in(_BASES),
+        )
+    )
     if table.by_symbol:
         violations.append(("unknown symbol", ~pl.col("symbol").is_in(list(symbols))))
     violations += [(rule.reason, rule.violated) for rule in table.rules]
@@ -99,6 +130,7 @@ def _reason(
     ]
     violations += [
         ("it lies in the future", pl.col("time") > now),
+        ("it lies before our era", pl.any_horizontal(pl.col("time", "available_at") < _FIRST)),
         ("it lies outside the days asked for", (day < window[0]) | (day >= window[1])),
     ]
     return pl.coalesce(
@@ -106,17 +138,31 @@ def _reason(
     )
 
 
+def _holds_nul(column: Column) -> pl.Expr:
+    text = pl.col(column.name)
+    if column.dtype == pl.List(pl.String):
+        text = text.list.join("", ignore_nulls=True)
+    return text.str.contains("\x00", literal=True)
+
+
 def _quarantine(table: TableSchema, bad: pl.DataFrame) -> pl.DataFrame:
     """Rejected rows as quarantine keeps them: the row itself as JSON that jsonb accepts."""
-    texts = [c.name for c in table.columns if c.dtype == pl.String]
-    return bad.select(
+
+    def storable(column: Column) -> pl.Expr:
+        if column.dtype == pl.String:
+            return pl.col(column.name).str.replace_all("\x00", _REPLACEMENT, literal=True)
+        if column.dtype == pl.List(pl.String):
+            return pl.col(column.name).list.eval(
+                pl.element().str.replace_all("\x00", _REPLACEMENT, literal=True)
+            )
+        return pl.col(column.name)
+
+    row = bad.select("reason", *(storable(c) for c in table.columns))
+    moment = pl.col(table.day_column)
+    return row.select(
         (pl.col("symbol") if table.by_symbol else pl.lit(None, dtype=pl.String)).alias("symbol"),
-        pl.col(table.day_column).dt.date().alias("day"),
-        pl.col("reason"),
-        pl.struct(
-            pl.col(texts).str.replace_all("\x00", "\ufffd", literal=True),
-            pl.exclude("reason", *texts),
-        )
-        .struct.json_encode()
-        .alias("payload"),
+        # What no calendar date can say is no day.
+        day=pl.when(moment.is_between(_FIRST, _LAST)).then(moment.dt.date()),
+        reason="reason",
+        payload=pl.struct(table.names).struct.json_encode(),
     )

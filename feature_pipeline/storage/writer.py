@@ -1,8 +1,9 @@
 """The write contract: one function writes every table, and a partition is all old or all new.
 
-One transaction per calendar month: lock -> drop the days that a newer writer has written ->
-keep replaced source rows in history -> delete -> binary COPY -> ledger -> commit. Deciding what
-is to be written, and judging what a source answered, is the store's (`store.py`).
+One transaction per calendar month: lock -> drop what a newer writer has written -> keep replaced
+source rows in history -> delete -> binary COPY -> ledger -> commit. What is to change is worked out
+in `changes.py`; deciding what is written at all, and judging what a source answered, is the store's
+(`store.py`).
 """
 
 from __future__ import annotations
@@ -10,54 +11,31 @@ from __future__ import annotations
 import logging
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import date, datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import polars as pl
 import psycopg
 from psycopg import sql
 
 from feature_pipeline.errors import DatabaseError
-from feature_pipeline.schemas import TableSchema
+from feature_pipeline.schemas import UTC_TIME, TableSchema
+from feature_pipeline.storage import changes
+from feature_pipeline.storage.changes import Batch, Change, of_days
 from feature_pipeline.storage.database import Database, copy_in
-from feature_pipeline.storage.hashing import day_hashes, row_hashes
+from feature_pipeline.storage.reader import midnight
+
+__all__ = ["STEPS", "Batch", "Writer", "Writing"]
 
 log = logging.getLogger(__name__)
+
+STEPS = ("lock", "token", "history", "delete", "copy", "ledger", "commit")
+"""What `Writer.trace` is told, in this order, in every month's transaction."""
 
 _REVISION_LOCK = 0x46505245
 """Held from taking a revision to the commit: revisions become visible in their own order, so that
 the newest one seen is a bound for all that were ever taken before it."""
-
-_STEPS = ("lock", "token", "history", "delete", "copy", "ledger", "commit")
-
-_DAY = pl.Schema({"source": pl.String, "day": pl.Date, "rows": pl.Int64, "content_hash": pl.Int64})
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Good rows of one source, and what they replace.
-
-    Args:
-        source: the ledger's source.
-        rows: rows of the table, of distinct keys, all within `days`.
-        days: every day written, with or without rows, sorted.
-        answered: symbols whose rows are replaced; None - every row of the day is.
-        expected: `symbol`, `day` of sessions that should have a row: one without keeps its old.
-        asked: symbols whose exceptions are renewed.
-        exceptions: `day`, `symbol`, `status`, `reason`.
-        quarantined: `symbol`, `day`, `reason`, `payload`.
-    """
-
-    source: str
-    rows: pl.DataFrame
-    days: pl.Series
-    answered: frozenset[str] | None = None
-    expected: pl.DataFrame = field(
-        default_factory=lambda: pl.DataFrame(schema={"symbol": pl.String, "day": pl.Date})
-    )
-    asked: tuple[str, ...] = ()
-    exceptions: pl.DataFrame = field(default_factory=pl.DataFrame)
-    quarantined: pl.DataFrame = field(default_factory=pl.DataFrame)
 
 
 @dataclass(frozen=True)
@@ -71,18 +49,6 @@ class Writing:
     """`day` and `upstream_revision` of a derived table."""
 
 
-@dataclass(frozen=True)
-class _Change:
-    """What one month's transaction does to the table, worked out before it does anything."""
-
-    insert: pl.DataFrame
-    gone: pl.DataFrame
-    """Keys of the rows that leave; for derived tables empty, `wiped` days say it all."""
-    wiped: pl.Series
-    ledger: pl.DataFrame
-    """source, day, rows, content_hash, changed, unchanged (rows found as they were), written."""
-
-
 @dataclass
 class Writer:
     """Writes batches into one database. `trace` is told each step as it begins."""
@@ -94,56 +60,54 @@ class Writer:
         """Write a batch, month by month; months that are done stay done whatever comes after.
 
         Returns:
-            One row per day written: `day`, `rows` in the partition now, `written`, `unchanged`
-            and `fenced` rows of this batch.
+            One row per day written: `day`, `rows` of the source in the partition now, `written`,
+            `unchanged` and `fenced` rows of this batch.
 
         Raises:
-            DatabaseError: the database refused, or did not answer in time; the day it was at is
+            DatabaseError: the database refused, or did not answer in time; the month it was at is
                 as it was before.
         """
-        month = pl.col("day").dt.truncate("1mo")
         rows = batch.rows.with_columns(day=pl.col(table.day_column).dt.date())
-        by_month = rows.with_columns(month=month).partition_by(
-            "month", as_dict=True, include_key=False
-        )
-        months = batch.days.to_frame("day").with_columns(month=month)
-        reports: list[pl.DataFrame] = []
-        # A rejected row may be about any day, or none: those of other days go with the first month.
-        strays = _of_days(batch.quarantined, batch.days, inverse=True)
-        for (first,), days in months.partition_by(
-            "month", as_dict=True, maintain_order=True
-        ).items():
+        parts = [_by_month(frame) for frame in (rows, batch.expected, batch.exceptions)]
+        quarantined, reports = batch.quarantined, []
+        for month, days in sorted(_by_month(batch.days.to_frame("day")).items()):
+            of_month, expected, exceptions = (
+                part.get(month, frame.clear())
+                for part, frame in zip(parts, (rows, batch.expected, batch.exceptions), strict=True)
+            )
             part = replace(
                 batch,
-                rows=by_month.get((first,), rows.clear()),
+                rows=of_month,
                 days=days["day"],
-                expected=_of_days(batch.expected, days["day"]),
-                exceptions=_of_days(batch.exceptions, days["day"]),
-                quarantined=_of_days(batch.quarantined, days["day"]),
+                expected=expected,
+                exceptions=exceptions,
+                quarantined=quarantined,
             )
-            if strays.height and not reports:
-                part = replace(part, quarantined=pl.concat([part.quarantined, strays]))
-            reports.append(self._month(table, writing, part, first))
+            reports.append(self._month(table, writing, part, month))
+            # A rejected row may be about any day, or none: all go with the first month.
+            quarantined = quarantined.clear()
         return pl.concat(reports)
 
     def _month(
-        self, table: TableSchema, writing: Writing, batch: Batch, first: date
+        self, table: TableSchema, writing: Writing, batch: Batch, month: int
     ) -> pl.DataFrame:
         """One transaction, and the settlement of a COMMIT whose answer was lost."""
-        lock = [zlib.crc32(table.table.encode()) & 0x7FFFFFFF]
-        # An accumulating table is searched by identity, not by day: its writers exclude each other.
-        lock.append(0 if table.mode == "accumulate" else first.year * 12 + first.month)
+        # What accumulates is searched by identity, not by day: its writers exclude each other.
+        lock = (
+            zlib.crc32(table.table.encode()) & 0x7FFFFFFF,
+            0 if table.mode == "accumulate" else month,
+        )
         report: pl.DataFrame | None = None
         try:
             with self.database.connection() as connection:
                 report = self._transaction(connection, table, writing, batch, lock)
                 self.trace("commit")
         except DatabaseError:
-            if report is None or not self._committed(table, writing, report, batch.source, lock):
+            if report is None or not self._committed(table, writing, batch.source, report, lock):
                 raise
             log.warning("%s: the answer to COMMIT was lost; the ledger has it", table.asset)
         assert report is not None
-        return report.drop("changed")
+        return report.drop("entered")
 
     def _transaction(
         self,
@@ -153,199 +117,79 @@ class Writer:
         batch: Batch,
         lock: Sequence[int],
     ) -> pl.DataFrame:
+        """Everything between BEGIN and COMMIT; returns `_outcome`."""
+        # A writer whose machine vanished must not keep others out until TCP notices, in hours.
+        connection.execute("SET LOCAL idle_in_transaction_session_timeout = '5min'")
         self.trace("lock")
         connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", lock)
         ledger = _ledger(connection, table, batch.days)
         self.trace("token")
-        fenced = ledger.filter(pl.col("source") == batch.source, pl.col("token") > writing.token)[
-            "day"
-        ]
-        lost = batch.rows.filter(pl.col("day").is_in(fenced.implode()))
-        if table.mode == "replace" and fenced.len():
-            batch = _without(batch, fenced)
-            log.warning(
-                "%s: a newer run has written %d day(s) from %s on; this run leaves them",
-                table.asset, fenced.len(), fenced.min(),
-            )  # fmt: skip
-        if table.mode == "accumulate":
-            change = self._accumulate(connection, table, batch, ledger)
-        elif table.derived:
-            change = _replace_days(table, batch, ledger)
-        else:
-            change = self._replace_rows(table, batch, ledger)
+        allowed = batch
+        if table.mode == "replace":
+            allowed = _without_newer(table, writing, batch, ledger)
+        change, ledger = self._change(connection, table, writing, allowed, ledger)
         now = self._apply(connection, table, writing, change)
         self.trace("ledger")
-        _write_ledger(connection, table, writing, change.ledger)
-        _write_exceptions(connection, table, writing, batch)
+        renewed = _write_exceptions(connection, table, writing, allowed)
+        _write_ledger(connection, table, writing, _entries(table, change, ledger, renewed))
         _write_quarantine(connection, table, writing, batch, now)
-        own = change.ledger.filter(pl.col("source") == batch.source).drop("source", "content_hash")
-        if table.mode == "replace" and fenced.len():
-            own = pl.concat(
-                [own, _fenced_report(ledger, fenced, lost, batch.source)], how="diagonal"
-            )
-        return own.with_columns(
-            pl.col("written", "unchanged").fill_null(0),
-            (pl.col("fenced") if "fenced" in own.columns else pl.lit(0, pl.Int64))
-            .fill_null(0)
-            .alias("fenced"),
-        ).select("day", "rows", "written", "unchanged", "fenced", "changed")
+        return _outcome(batch, allowed, change, ledger)
 
-    def _replace_rows(self, table: TableSchema, batch: Batch, ledger: pl.DataFrame) -> _Change:
-        """A source's table: only rows that differ are touched, so that the others keep the moment
-        they were recorded at."""
-        new = _hashes(table, batch.rows, batch.days, batch.source)
-        held = ledger.filter(pl.col("rows") > 0)["day"].unique()
-        same = _same_days(new, ledger)
-        doubtful = batch.days.filter(
-            batch.days.is_in(held.implode()) & ~batch.days.is_in(same.implode())
-        )
-        fresh = batch.rows.filter(~pl.col("day").is_in(held.implode()))
-        if doubtful.is_empty():
-            return _Change(
-                insert=fresh,
-                gone=pl.DataFrame(),
-                wiped=batch.days.clear(),
-                ledger=_entries(new, ledger, fresh, batch.rows),
-            )
-        # Nobody else writes these days while we hold the lock, so another connection sees the same.
-        stored = self.database.read_frame(_select(table, doubtful)).with_columns(
-            day=pl.col(table.day_column).dt.date()
-        )
-        stored = stored.filter(pl.col("day").is_in(doubtful.implode()))
-        incoming = batch.rows.filter(pl.col("day").is_in(doubtful.implode()))
-        key = list(table.key)
-        stored = stored.with_columns(content=pl.Series(row_hashes(stored, table.hashed)))
-        incoming = incoming.with_columns(content=pl.Series(row_hashes(incoming, table.hashed)))
-        differing = incoming.join(stored, on=[*key, "content"], how="anti")
-        answered = list(batch.answered or ())
-        vanished = (
-            stored.filter(pl.col("source") == batch.source, pl.col("symbol").is_in(answered))
-            .join(incoming, on=key, how="anti")
-            .join(batch.expected, on=["symbol", "day"], how="anti")
-        )
-        gone = pl.concat([stored.join(differing, on=key, how="semi"), vanished])
-        insert = pl.concat([fresh, differing.drop("content")])
-
-        left = pl.concat([stored.join(gone, on=key, how="anti"), differing]).drop("content")
-        entries = [
-            _entries(
-                pl.concat(
-                    [
-                        new.filter(~pl.col("day").is_in(doubtful.implode())),
-                        _hashes(
-                            table,
-                            left.filter(pl.col("source") == batch.source),
-                            doubtful,
-                            batch.source,
-                        ),
-                    ]
-                ),
-                ledger,
-                insert,
-                batch.rows,
-            )
-        ]
-        # A symbol that changed its provider leaves rows of the old one behind, on the same key.
-        for (other,), lost in (
-            gone.filter(pl.col("source") != batch.source)
-            .partition_by("source", as_dict=True)
-            .items()
-        ):
-            days = lost["day"].unique().sort()
-            remaining = left.filter(pl.col("source") == other, pl.col("day").is_in(days.implode()))
-            entries.append(
-                _entries(
-                    _hashes(table, remaining, days, str(other)), ledger, lost.clear(), lost.clear()
-                )
-            )
-        return _Change(insert, gone.select(key), batch.days.clear(), pl.concat(entries))
-
-    def _accumulate(
+    def _change(
         self,
         connection: psycopg.Connection,
         table: TableSchema,
+        writing: Writing,
         batch: Batch,
         ledger: pl.DataFrame,
-    ) -> _Change:
-        """Insert what is new; what is known and differs is corrected; nothing is deleted."""
-        identity = list(table.identity or table.key)
-        stored = self._known(connection, table, batch.rows.select(identity))
-        stored = stored.with_columns(
-            day=pl.col(table.day_column).dt.date(),
-            content=pl.Series(row_hashes(stored, table.hashed)),
-        )
-        incoming = batch.rows.with_columns(content=pl.Series(row_hashes(batch.rows, table.hashed)))
-        insert = incoming.join(stored, on=[*identity, "content"], how="anti").drop("content")
-        gone = stored.join(insert, on=identity, how="semi").drop("content")
+    ) -> tuple[Change, pl.DataFrame]:
+        """What is to be done, and the ledger of all the days that it concerns.
 
-        elsewhere = gone.filter(~pl.col("day").is_in(batch.days.implode()))["day"].unique().sort()
+        Stored rows come as Arrow, by another connection. It sees what this one would: nobody else
+        may write them while we hold the lock, and we have not begun.
+        """
+        if table.derived and table.mode == "replace":
+            return changes.replace_days(table, batch, ledger), ledger
+        days = changes.doubtful(table, batch, ledger)
+        if table.mode == "replace":
+            stored = of_days(self._stored(table, _of_these_days(table, days), days), days)
+            return changes.replace_rows(table, batch, ledger, stored, writing.token), ledger
+        stored = self._stored(table, _of_these_things(table, of_days(batch.rows, days)), days)
+        elsewhere = changes.without(stored["day"].unique().sort(), batch.days)
         if elsewhere.len():
             ledger = pl.concat([ledger, _ledger(connection, table, elsewhere)])
-        added = _hashes(table, insert, batch.days, batch.source)
-        removed = [
-            _hashes(table, lost, lost["day"].unique().sort(), str(source)).with_columns(
-                -pl.col("rows"), pl.lit(0, pl.Int64).alias("content_hash") - pl.col("content_hash")
-            )
-            for (source,), lost in gone.with_columns(
-                source=pl.col("source") if not table.derived else pl.lit(batch.source)
-            )
-            .partition_by("source", as_dict=True)
-            .items()
-        ]
-        held = ledger.select(*_DAY)
-        # Hashes are sums modulo 2^64: what is added and what leaves settles the new one.
-        total = (
-            pl.concat([added, *removed, held])
-            .join(pl.concat([added, *removed]), on=["source", "day"], how="semi")
-            .group_by("source", "day")
-            .agg(pl.col("rows").sum(), pl.col("content_hash").sum())
-        )
-        return _Change(
-            insert=insert,
-            gone=gone.select(list(table.key)),
-            wiped=batch.days.clear(),
-            ledger=_entries(total, ledger, insert, batch.rows),
-        )
+        return changes.accumulate(table, batch, ledger, stored, writing.token), ledger
 
-    def _known(
-        self, connection: psycopg.Connection, table: TableSchema, identities: pl.DataFrame
-    ) -> pl.DataFrame:
-        """The stored rows that some row of `identities` names."""
-        schema = {c.name: c.dtype for c in table.columns}
-        if identities.is_empty():
-            return pl.DataFrame(schema=schema)
-        _fill_temporary(connection, table, "incoming", identities)
-        rows = connection.execute(
-            sql.SQL("SELECT {} FROM {} t JOIN incoming i USING ({})").format(
-                sql.SQL(", ").join(
-                    sql.Identifier(n) if n in identities.columns else sql.Identifier("t", n)
-                    for n in table.names
-                ),
+    def _stored(self, table: TableSchema, which: sql.Composable, days: pl.Series) -> pl.DataFrame:
+        """Rows of the table with their `day`; none where no day is in doubt."""
+        if days.is_empty():
+            rows = table.empty()
+        else:
+            query = sql.SQL("SELECT {} FROM {} t {}").format(
+                sql.SQL(", ").join(sql.Identifier("t", n) for n in table.names),
                 sql.Identifier(table.table),
-                sql.SQL(", ").join(map(sql.Identifier, identities.columns)),
+                which,
             )
-        ).fetchall()
-        return pl.DataFrame(rows, schema=schema, orient="row")
+            rows = self.database.read_frame(query.as_string(None))
+        return rows.with_columns(day=pl.col(table.day_column).dt.date())
 
     def _apply(
         self,
         connection: psycopg.Connection,
         table: TableSchema,
         writing: Writing,
-        change: _Change,
+        change: Change,
     ) -> datetime:
-        """Do it: history, delete, copy."""
-        row = connection.execute("SELECT clock_timestamp()").fetchone()
-        assert row is not None
-        now: datetime = row[0]
+        """Do it: history, delete, copy; returns the moment at which old rows gave way to new."""
+        now = _one(connection, "SELECT clock_timestamp()").astimezone(UTC)
         self.trace("history")
         if change.gone.height:
-            _move_to_history(connection, table, change.gone, now)
+            _remove(connection, table, change.gone, now)
         self.trace("delete")
         if change.wiped.len():
             connection.execute(
-                sql.SQL("DELETE FROM {} WHERE {}").format(
-                    sql.Identifier(table.table), _days_are(table, change.wiped)
+                sql.SQL("DELETE FROM {} t {}").format(
+                    sql.Identifier(table.table), _of_these_days(table, change.wiped)
                 )
             )
         self.trace("copy")
@@ -353,7 +197,7 @@ class Writer:
             moment, run = table.audit
             frame = change.insert.select(
                 *table.names,
-                pl.lit(now).dt.convert_time_zone("UTC").dt.cast_time_unit("us").alias(moment),
+                pl.lit(now, dtype=UTC_TIME).alias(moment),
                 pl.lit(writing.run_id).alias(run),
             )
             types = {c.name: c.sql_type for c in table.columns}
@@ -364,38 +208,85 @@ class Writer:
         self,
         table: TableSchema,
         writing: Writing,
-        report: pl.DataFrame,
         source: str,
+        outcome: pl.DataFrame,
         lock: Sequence[int],
     ) -> bool:
         """Whether a transaction whose COMMIT went unanswered took place: the ledger knows.
 
         Waits for the lock first, which the lost transaction holds until it has ended.
         """
-        days = report.filter(pl.col("fenced") == 0)["day"]
+        days = outcome.filter("entered")["day"]
         with self.database.connection() as connection:
             connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", lock)
             ledger = _ledger(connection, table, days)
         ours = ledger.filter(pl.col("source") == source, pl.col("token") >= writing.token)
-        return days.is_in(ours["day"].implode()).all()
+        return days.len() > 0 and days.is_in(ours["day"].implode()).all()
 
 
-def _of_days(frame: pl.DataFrame, days: pl.Series, *, inverse: bool = False) -> pl.DataFrame:
-    if frame.is_empty():
-        return frame
-    within = pl.col("day").is_in(days.implode()).fill_null(value=False)
-    return frame.filter(~within if inverse else within)
+def _by_month(frame: pl.DataFrame) -> dict[int, pl.DataFrame]:
+    """The rows by month of their `day`, months counted from year 0."""
+    month = pl.col("day").dt.year() * 12 + pl.col("day").dt.month() - 1
+    groups = frame.with_columns(month=month).partition_by("month", as_dict=True, include_key=False)
+    return {int(key): part for (key,), part in groups.items()}
 
 
-def _without(batch: Batch, fenced: pl.Series) -> Batch:
-    kept = batch.days.filter(~batch.days.is_in(fenced.implode()))
-    return replace(
-        batch,
-        rows=_of_days(batch.rows, kept),
-        days=kept,
-        expected=_of_days(batch.expected, kept),
-        exceptions=_of_days(batch.exceptions, kept),
+def _without_newer(
+    table: TableSchema, writing: Writing, batch: Batch, ledger: pl.DataFrame
+) -> Batch:
+    """The batch without the days that a newer token has written."""
+    ours = pl.col("source") == batch.source
+    fenced = ledger.filter(ours, pl.col("token") > writing.token)["day"]
+    if fenced.is_empty():
+        return batch
+    log.warning(
+        "%s: a newer run has written %d day(s) from %s on; this run leaves them",
+        table.asset, fenced.len(), fenced.min(),
+    )  # fmt: skip
+    return batch.of(changes.without(batch.days, fenced))
+
+
+def _outcome(batch: Batch, allowed: Batch, change: Change, ledger: pl.DataFrame) -> pl.DataFrame:
+    """What became of the batch: `day`, `rows`, `written`, `unchanged`, `fenced`; `entered` where
+    the ledger was written."""
+
+    def count(rows: pl.DataFrame, name: str) -> pl.DataFrame:
+        return rows.group_by("day").agg(pl.len().cast(pl.Int64).alias(name))
+
+    ours = pl.col("source") == batch.source
+    content = list(changes.CONTENT)
+    held = (
+        pl.concat([entries.select(content) for entries in (change.entries, ledger)])
+        .filter(ours)
+        .unique("day", keep="first", maintain_order=True)
     )
+    left = changes.without(batch.days, allowed.days)
+    fenced = pl.concat([of_days(batch.rows, left), change.fenced])
+    return (
+        batch.days.to_frame("day")
+        .join(held.select("day", "rows"), on="day", how="left")
+        .join(count(batch.rows, "input"), on="day", how="left")
+        .join(count(change.insert, "written"), on="day", how="left")
+        .join(count(fenced, "fenced"), on="day", how="left")
+        .with_columns(pl.exclude("day").fill_null(0))
+        .select(
+            "day",
+            "rows",
+            "written",
+            unchanged=pl.col("input") - pl.col("written") - pl.col("fenced"),
+            fenced="fenced",
+            entered=pl.col("day").is_in(allowed.days.implode()),
+        )
+    )
+
+
+# -- statements -----------------------------------------------------------------------------------
+
+
+def _one(connection: psycopg.Connection, query: str) -> Any:
+    row = connection.execute(query).fetchone()
+    assert row is not None
+    return row[0]
 
 
 def _ledger(connection: psycopg.Connection, table: TableSchema, days: pl.Series) -> pl.DataFrame:
@@ -405,172 +296,112 @@ def _ledger(connection: psycopg.Connection, table: TableSchema, days: pl.Series)
         " WHERE asset = %s AND day = ANY(%s)",
         [table.asset, days.to_list()],
     ).fetchall()
-    return pl.DataFrame(rows, schema={**_DAY, "token": pl.Int64}, orient="row")
+    return pl.DataFrame(rows, schema=changes.LEDGER, orient="row")
 
 
-def _hashes(table: TableSchema, rows: pl.DataFrame, days: pl.Series, source: str) -> pl.DataFrame:
-    """`source`, `day`, `rows`, `content_hash` of every day, those without rows included."""
-    return (
-        days.to_frame("day")
-        .join(day_hashes(rows, table.day_column, table.hashed), on="day", how="left")
-        .select(
-            pl.lit(source).alias("source"),
-            "day",
-            pl.col("rows").fill_null(0).cast(pl.Int64),
-            pl.col("content_hash").fill_null(0),
+def _of_these_days(table: TableSchema, days: pl.Series) -> sql.Composable:
+    """WHERE the partition is one of these, as ranges of the partitioning column: those prune
+    chunks, a list does not."""
+    number = pl.col("day").cast(pl.Int32)
+    spans = (
+        days.sort()
+        .to_frame("day")
+        .group_by(number - pl.int_range(pl.len(), dtype=pl.Int32), maintain_order=True)
+        .agg(pl.col("day").min().alias("first"), pl.col("day").max().alias("last"))
+        .select("first", "last")
+    )
+    column = sql.Identifier("t", table.day_column)
+    ranges = sql.SQL(" OR ").join(
+        sql.SQL("{0} >= {1} AND {0} < {2}").format(
+            column, midnight(first), midnight(last + timedelta(days=1))
         )
+        for first, last in spans.iter_rows()
+    )
+    constants = [
+        sql.SQL("t.{} = {}").format(sql.Identifier(name), sql.Literal(value))
+        for name, value in table.constants.items()
+    ]
+    return sql.SQL("WHERE {}").format(
+        sql.SQL(" AND ").join([*constants, sql.SQL("({})").format(ranges)])
     )
 
 
-def _same_days(new: pl.DataFrame, ledger: pl.DataFrame) -> pl.Series:
-    return new.join(ledger, on=["source", "day", "rows", "content_hash"], how="semi")["day"]
+def _of_these_things(table: TableSchema, rows: pl.DataFrame) -> sql.Composable:
+    """JOIN what shares its identity with one of the rows."""
+    identity = table.identity or table.key
+    names = sql.SQL(", ").join(map(sql.Identifier, identity))
+    return sql.SQL("JOIN (SELECT DISTINCT * FROM unnest({}) AS i ({})) i USING ({})").format(
+        sql.SQL(", ").join(_array(rows[name], table.column(name).sql_type) for name in identity),
+        names,
+        names,
+    )
+
+
+def _array(values: pl.Series, sql_type: str) -> sql.Composable:
+    """An array literal, put together by Polars: there may be a hundred thousand values."""
+    if values.dtype == UTC_TIME:
+        values = values.dt.strftime("%Y-%m-%d %H:%M:%S%.6f+00")
+    text = values.str.replace_all(r'(["\\])', r"\$1")
+    elements = ('"' + text + '"').str.join(",").item()
+    return sql.SQL("{}::{}[]").format(sql.Literal("{" + elements + "}"), sql.SQL(sql_type))
+
+
+def _remove(
+    connection: psycopg.Connection, table: TableSchema, gone: pl.DataFrame, now: datetime
+) -> None:
+    """Rows that are replaced leave; a source's stay in its history, with the moment they left."""
+    types = {name: table.column(name).sql_type for name in table.key}
+    connection.execute(
+        sql.SQL("CREATE TEMPORARY TABLE gone ({}) ON COMMIT DROP").format(
+            sql.SQL(", ").join(
+                sql.SQL("{} {}").format(sql.Identifier(n), sql.SQL(t)) for n, t in types.items()
+            )
+        )
+    )
+    copy_in(connection, "gone", gone.columns, gone, types)
+    connection.execute("ANALYZE gone")
+    moment = table.day_column if table.day_column in table.key else "time"
+    delete = sql.SQL(
+        "DELETE FROM {0} t USING gone g WHERE {1} AND t.{2} BETWEEN {3} AND {4}"
+    ).format(
+        sql.Identifier(table.table),
+        sql.SQL(" AND ").join(
+            sql.SQL("t.{0} = g.{0}").format(sql.Identifier(n)) for n in table.key
+        ),
+        sql.Identifier(moment),
+        sql.Literal(gone[moment].min()),
+        sql.Literal(gone[moment].max()),
+    )
+    if not table.history:
+        connection.execute(delete)
+        return
+    connection.execute(
+        sql.SQL(
+            "WITH d AS ({} RETURNING t.*) INSERT INTO {} ({columns}, superseded_at)"
+            " SELECT {columns}, {} FROM d"
+        ).format(
+            delete,
+            sql.Identifier(f"{table.table}_history"),
+            sql.Literal(now),
+            columns=sql.SQL(", ").join(map(sql.Identifier, (*table.names, *table.audit))),
+        )
+    )
 
 
 def _entries(
-    new: pl.DataFrame, ledger: pl.DataFrame, written: pl.DataFrame, incoming: pl.DataFrame
+    table: TableSchema, change: Change, ledger: pl.DataFrame, renewed: pl.Series
 ) -> pl.DataFrame:
-    """Ledger entries, with what this batch contributed to each day."""
-    same = new.join(ledger, on=list(_DAY), how="semi").select("source", "day")
-    counts = (
-        incoming.group_by("day")
-        .len("incoming")
-        .join(written.group_by("day").len("written"), on="day", how="left")
-        .select(
-            "day",
-            written=pl.col("written").fill_null(0).cast(pl.Int64),
-            unchanged=pl.col("incoming").cast(pl.Int64) - pl.col("written").fill_null(0),
-        )
-    )
-    return (
-        new.join(same.with_columns(changed=pl.lit(value=False)), on=["source", "day"], how="left")
-        .join(counts, on="day", how="left")
-        .with_columns(
-            pl.col("changed").fill_null(value=True),
-            pl.col("written", "unchanged").fill_null(0).cast(pl.Int64),
-        )
-        .select(*_DAY, "changed", "written", "unchanged")
-    )
+    """The ledger's new entries, `changed` where a day says something else than before.
 
-
-def _replace_days(table: TableSchema, batch: Batch, ledger: pl.DataFrame) -> _Change:
-    """A derived table: a day that differs is replaced whole."""
-    new = _hashes(table, batch.rows, batch.days, batch.source)
-    same = _same_days(new, ledger)
-    held = ledger.filter(pl.col("rows") > 0)["day"]
-    insert = batch.rows.filter(~pl.col("day").is_in(same.implode()))
-    return _Change(
-        insert=insert,
-        gone=pl.DataFrame(),
-        wiped=batch.days.filter(
-            batch.days.is_in(held.implode()) & ~batch.days.is_in(same.implode())
-        ),
-        ledger=_entries(new, ledger, insert, batch.rows),
-    )
-
-
-def _fenced_report(
-    ledger: pl.DataFrame, fenced: pl.Series, lost: pl.DataFrame, source: str
-) -> pl.DataFrame:
-    return (
-        ledger.filter(pl.col("source") == source, pl.col("day").is_in(fenced.implode()))
-        .join(lost.group_by("day").len("fenced"), on="day", how="left")
-        .select(
-            "day",
-            "rows",
-            pl.col("fenced").fill_null(0).cast(pl.Int64),
-            changed=pl.lit(value=False),
-        )
-    )
-
-
-def _days_are(table: TableSchema, days: pl.Series) -> sql.Composable:
-    """A condition on the partition's column, as ranges: they prune chunks, a list does not."""
-    ordinal = (
-        days.sort()
-        .to_frame("day")
-        .with_columns(run=pl.col("day").cast(pl.Int32) - pl.int_range(pl.len(), dtype=pl.Int32))
-    )
-    runs = ordinal.group_by("run", maintain_order=True).agg(
-        pl.col("day").min().alias("first"), pl.col("day").max().alias("last")
-    )
-    column = sql.Identifier(table.day_column)
-    spans = [
-        sql.SQL("({} >= {} AND {} < {}::date + 1)").format(
-            column, sql.Literal(first), column, sql.Literal(last)
-        )
-        for first, last in runs.select("first", "last").iter_rows()
-    ]
-    where = sql.SQL("({})").format(sql.SQL(" OR ").join(spans))
-    for name, value in table.constants.items():
-        where = sql.SQL("{} AND {} = {}").format(where, sql.Identifier(name), sql.Literal(value))
-    return where
-
-
-def _select(table: TableSchema, days: pl.Series) -> str:
-    return (
-        sql.SQL("SELECT {} FROM {} WHERE {}")
-        .format(
-            sql.SQL(", ").join(map(sql.Identifier, table.names)),
-            sql.Identifier(table.table),
-            _days_are(table, days),
-        )
-        .as_string(None)
-    )
-
-
-def _fill_temporary(
-    connection: psycopg.Connection,
-    table: TableSchema,
-    name: str,
-    frame: pl.DataFrame,
-) -> None:
-    """A temporary table of some of the table's columns, gone with the transaction."""
-    types = {n: table.column(n).sql_type for n in frame.columns}
-    connection.execute(
-        sql.SQL("CREATE TEMPORARY TABLE {} ({}) ON COMMIT DROP").format(
-            sql.Identifier(name),
-            sql.SQL(", ").join(
-                sql.SQL("{} {}").format(sql.Identifier(n), sql.SQL(t)) for n, t in types.items()
-            ),
-        )
-    )
-    copy_in(connection, name, frame.columns, frame, types)
-    connection.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(name)))
-
-
-def _move_to_history(
-    connection: psycopg.Connection,
-    table: TableSchema,
-    gone: pl.DataFrame,
-    now: datetime,
-) -> None:
-    """Rows that are replaced leave the table and stay, with the moment they were superseded."""
-    _fill_temporary(connection, table, "gone", gone)
-    columns = sql.SQL(", ").join(map(sql.Identifier, (*table.names, *table.audit)))
-    same = sql.SQL(" AND ").join(
-        sql.SQL("t.{0} = g.{0}").format(sql.Identifier(n)) for n in table.key
-    )
-    moment = table.day_column if table.day_column in table.key else "time"
-    span = sql.SQL("t.{0} BETWEEN {1} AND {2}").format(
-        sql.Identifier(moment), sql.Literal(gone[moment].min()), sql.Literal(gone[moment].max())
-    )
-    deleted = sql.SQL("DELETE FROM {} t USING gone g WHERE {} AND {} RETURNING t.*").format(
-        sql.Identifier(table.table), same, span
-    )
-    if table.history:
-        connection.execute(
-            sql.SQL(
-                "WITH deleted AS ({}) INSERT INTO {} ({}, superseded_at) SELECT {}, {} FROM deleted"
-            ).format(
-                deleted,
-                sql.Identifier(f"{table.table}_history"),
-                columns,
-                columns,
-                sql.Literal(now),
-            )
-        )
-    else:
-        connection.execute(sql.SQL("WITH d AS ({}) SELECT count(*) FROM d").format(deleted))
+    Of what accumulates, who could not be collected is part of what a day says: without it, nobody
+    could tell "there is none" from "not known".
+    """
+    content = list(changes.CONTENT)
+    same = ledger.select(content).with_columns(changed=pl.lit(value=False))
+    changed = pl.col("changed").fill_null(value=True)
+    if table.mode == "accumulate":
+        changed |= pl.col("day").is_in(renewed.implode())
+    return change.entries.join(same, on=content, how="left").with_columns(changed=changed)
 
 
 def _write_ledger(
@@ -578,20 +409,17 @@ def _write_ledger(
 ) -> None:
     if entries.is_empty():
         return
+    revision = 0
     if entries["changed"].any():
         connection.execute("SELECT pg_advisory_xact_lock(%s)", [_REVISION_LOCK])
-        row = connection.execute("SELECT nextval('content_revision')").fetchone()
-        assert row is not None
-        revision = int(row[0])
-    else:
-        revision = 0
+        revision = _one(connection, "SELECT nextval('content_revision')")
+    upstream = writing.upstream
+    if upstream is None:
+        upstream = entries.select("day", upstream_revision=pl.lit(0, pl.Int64)).unique()
     entries = entries.with_columns(
         revision=pl.when("changed").then(pl.lit(revision, pl.Int64)).otherwise(0)
-    )
-    if writing.upstream is None:
-        entries = entries.with_columns(upstream_revision=pl.lit(0, pl.Int64))
-    else:
-        entries = entries.join(writing.upstream, on="day", how="left")
+    ).join(upstream, on="day", how="left")
+    columns = (*changes.CONTENT, "revision", "upstream_revision")
     connection.execute(
         """
         INSERT INTO partition_ledger AS l (asset, source, day, status, rows, content_hash,
@@ -616,35 +444,40 @@ def _write_ledger(
             "code_version": writing.code_version,
             "token": writing.token,
             "run_id": writing.run_id,
-            **{name: entries[name].to_list() for name in (*_DAY, "revision", "upstream_revision")},
+            **{name: entries[name].to_list() for name in columns},
         },
     )
 
 
 def _write_exceptions(
     connection: psycopg.Connection, table: TableSchema, writing: Writing, batch: Batch
-) -> None:
-    """Renew the exceptions of the days and symbols asked for: what is mended disappears."""
-    if not batch.asked:
-        return
-    connection.execute(
-        "DELETE FROM partition_exceptions"
-        " WHERE asset = %s AND source = %s AND day = ANY(%s) AND symbol = ANY(%s)",
-        [table.asset, batch.source, batch.days.to_list(), list(batch.asked)],
-    )
-    if batch.exceptions.height:
+) -> pl.Series:
+    """Renew the exceptions of the days and symbols asked for: what is mended disappears.
+
+    Returns:
+        The days on which others than before are missing.
+    """
+    condition = "asset = %s AND day = ANY(%s)"
+    values: list[object] = [table.asset, batch.days.to_list()]
+    if batch.asked is not None:
+        condition += " AND source = %s AND symbol = ANY(%s)"
+        values += [batch.source, list(batch.asked)]
+    who = ["source", "day", "symbol"]
+    deleted = connection.execute(
+        f"DELETE FROM partition_exceptions WHERE {condition} RETURNING source, day, symbol", values
+    ).fetchall()
+    before = pl.DataFrame(deleted, schema={n: changes.EXCEPTIONS[n] for n in who}, orient="row")
+    now = batch.exceptions
+    if now.height:
         connection.execute(
             "INSERT INTO partition_exceptions (asset, source, day, symbol, status, reason, run_id)"
-            " SELECT %s, %s, day, symbol, status, reason, %s"
-            " FROM unnest(%s::date[], %s::text[], %s::text[], %s::text[])"
-            " AS u (day, symbol, status, reason)",
-            [
-                table.asset,
-                batch.source,
-                writing.run_id,
-                *(batch.exceptions[n].to_list() for n in ("day", "symbol", "status", "reason")),
-            ],
+            " SELECT %s, source, day, symbol, status, reason, %s"
+            " FROM unnest(%s::text[], %s::date[], %s::text[], %s::text[], %s::text[])"
+            " AS u (source, day, symbol, status, reason)",
+            [table.asset, writing.run_id, *(now[n].to_list() for n in changes.EXCEPTIONS)],
         )
+    mended, added = before.join(now, on=who, how="anti"), now.join(before, on=who, how="anti")
+    return pl.concat([mended["day"], added["day"]]).unique()
 
 
 def _write_quarantine(
@@ -659,7 +492,8 @@ def _write_quarantine(
     connection.execute(
         "INSERT INTO quarantine"
         " (asset, source, day, symbol, reason, payload, payload_hash, run_id, recorded_at)"
-        " SELECT %s, %s, day, symbol, reason, payload::jsonb, sha256(payload::bytea), %s, %s"
+        " SELECT %s, %s, day, symbol, reason, payload::jsonb,"
+        " sha256(convert_to(payload, 'UTF8')), %s, %s"
         " FROM unnest(%s::date[], %s::text[], %s::text[], %s::text[])"
         " AS u (day, symbol, reason, payload)"
         " ON CONFLICT DO NOTHING",
