@@ -32,7 +32,7 @@ def table_asset(asset: str, *, group: Group, kinds: set[str], **more: Any) -> di
         "kinds": {*kinds, "timescaledb"},
         "io_manager_key": STORAGE,
         "partitions_def": DAILY,
-        "deps": [] if table.derived else ["instruments"],
+        "deps": [] if table.derived or not _about_instruments(table) else ["instruments"],
         "ins": {needed.asset: _in(needed) for needed in table.inputs},
         "metadata": {
             "dagster/table_name": table.table,
@@ -44,6 +44,10 @@ def table_asset(asset: str, *, group: Group, kinds: set[str], **more: Any) -> di
         ),
         **more,
     }
+
+
+def _about_instruments(table: TableSchema) -> bool:
+    return not {"symbol", "symbols"}.isdisjoint(table.names)
 
 
 def _in(needed: Input) -> dg.AssetIn:

@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import re
 import signal
+import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -28,9 +29,15 @@ from feature_pipeline.settings import Settings
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
 
+    from dagster import DagsterInstance
+
     from feature_pipeline.storage.ledger import Ledger
 
 PARALLEL_RUNS = 2
+
+PROCESS_TAG = "feature_pipeline/process"
+"""Run tag: the process that executes it, as pid@host."""
+
 _POLL_S = 0.3
 _GRACE_S = 10.0
 
@@ -195,9 +202,11 @@ def _run(chunk: Chunk) -> str | None:
         ASSET_PARTITION_RANGE_START_TAG: chunk.start.isoformat(),
         ASSET_PARTITION_RANGE_END_TAG: (chunk.end - timedelta(days=1)).isoformat(),
     }
+    tags[PROCESS_TAG] = f"{os.getpid()}@{socket.gethostname()}"
     if chunk.symbols:
         tags[SYMBOLS_TAG] = ",".join(chunk.symbols)
     with dg.DagsterInstance.get() as instance:
+        _fail_dead_runs(instance)
         result = (
             build_defs()
             .resolve_job_def(JOB)
@@ -215,6 +224,18 @@ def _run(chunk: Chunk) -> str | None:
                 event.step_failure_data.error
             )
     return None if result.success else f"the run {chunk.run_id} failed; see its log"
+
+
+def _fail_dead_runs(instance: DagsterInstance) -> None:
+    """Fail the runs of backfills that were killed: as long as they count as running, they hold
+    places in the queue."""
+    import dagster as dg
+
+    under_way = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
+    for run in instance.get_runs(dg.RunsFilter(statuses=under_way)):
+        pid, _, host = run.tags.get(PROCESS_TAG, "").partition("@")
+        if host == socket.gethostname() and not Path(f"/proc/{pid}").exists():
+            instance.report_run_failed(run, "The process that executed this run was killed.")
 
 
 def _why(error: object) -> str:

@@ -1,0 +1,63 @@
+"""However a range is cut into runs, the tables are the same."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import date, timedelta
+
+import pytest
+
+from feature_pipeline.automation.backfill import chunks
+from feature_pipeline.features.catalogue import TABLES
+from feature_pipeline.partitions import days
+from feature_pipeline_tests.assets.support import Graph, assert_same_tables
+from feature_pipeline_tests.assets.world import END, START, MadeSource
+
+
+@pytest.fixture(scope="module")
+def backfilled(ran):
+    return ran.tables()
+
+
+def run_beside(graph: Graph, start: date, end: date) -> None:
+    """A run with connections and an instance of its own, as another process would have."""
+    other = Graph(graph.url, graph.universe, MadeSource(graph.source.world))
+    try:
+        other.run(start, end)
+    finally:
+        other.close()
+
+
+def test_day_by_day_equals_one_backfill(new_graph, world, backfilled):
+    with new_graph(world) as graph:
+        for day in days(START, END):
+            graph.run(day, day + timedelta(days=1))
+        assert_same_tables(graph.tables(), backfilled)
+
+
+def test_newest_day_first_equals_one_backfill(new_graph, world, backfilled):
+    with new_graph(world) as graph:
+        graph.run(date(2019, 6, 13), END)
+        graph.run(START, date(2019, 6, 13))
+        assert_same_tables(graph.tables(), backfilled)
+
+
+@pytest.mark.parametrize("days_per_run", [2, 7])
+def test_parallel_chunks_equal_one_backfill(new_graph, world, backfilled, days_per_run):
+    plan = chunks(START, END, days_per_run=days_per_run)
+    assert [c.start for c in plan] == days(START, END)[::days_per_run]
+    with new_graph(world) as graph, ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda chunk: run_beside(graph, chunk.start, chunk.end), plan))
+        assert_same_tables(graph.tables(), backfilled)
+
+
+def test_overlapping_runs_at_once_equal_one_backfill(new_graph, world, backfilled):
+    middle = START + (END - START) / 2
+    spans = [(START, END), (START, middle), (middle - timedelta(days=2), END)]
+    with new_graph(world) as graph, ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda span: run_beside(graph, *span), spans))
+        assert_same_tables(graph.tables(), backfilled)
+        # What a race left to be done, a plain run does.
+        graph.run()
+        assert_same_tables(graph.tables(), backfilled)
+        assert [graph.pending(asset) for asset in TABLES] == [[]] * len(TABLES)

@@ -1,0 +1,9 @@
+"""The graphs and databases of the assets' tests, for what happens around them."""
+
+from feature_pipeline_tests.assets.conftest import (  # noqa: F401
+    new_database,
+    new_graph,
+    ran,
+    universe,
+    world,
+)
