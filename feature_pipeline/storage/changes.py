@@ -43,30 +43,49 @@ class Batch:
         rows: rows of the table, of distinct keys, all within `days`.
         days: every day written, with or without rows, sorted.
         answered: symbols whose rows are replaced, where a source's answer replaces rows.
-        expected: `symbol`, `day` of sessions that should have a row: one without keeps its old.
-        asked: symbols whose exceptions are renewed; None - everybody's, of whatever source.
+        silent: `symbol`, `day` of sessions that should have a row and got none: they keep their
+            old one.
+        asked: symbols whose exceptions are renewed; None - everybody's.
         exceptions: `source`, `day`, `symbol`, `status`, `reason`.
         quarantined: `symbol`, `day`, `reason`, `payload`.
+        contents: what the ledger would say of `days` and `rows`; see `prepared`.
     """
 
     source: str
     rows: pl.DataFrame
     days: pl.Series
     answered: frozenset[str] = frozenset()
-    expected: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=_SESSIONS))
+    silent: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=_SESSIONS))
     asked: tuple[str, ...] | None = ()
     exceptions: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=EXCEPTIONS))
     quarantined: pl.DataFrame = field(default_factory=pl.DataFrame)
+    contents: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=CONTENT))
+
+    def prepared(self, table: TableSchema) -> Batch:
+        """With `contents`; its rows have their `day` by now."""
+        return replace(self, contents=_contents(table, self.rows, self.days, self.source))
 
     def of(self, days: pl.Series) -> Batch:
         """What it says of some of its days; rejected rows stay."""
         return replace(
             self,
             rows=of_days(self.rows, days),
+            contents=of_days(self.contents, days),
             days=days,
-            expected=of_days(self.expected, days),
+            silent=of_days(self.silent, days),
             exceptions=of_days(self.exceptions, days),
         )
+
+
+@dataclass(frozen=True)
+class Writing:
+    """Who writes: identifies every row of the ledger that this write touches."""
+
+    token: int
+    run_id: str
+    code_version: str
+    upstream: pl.DataFrame | None = None
+    """`day` and `upstream_revision` of a derived table."""
 
 
 @dataclass(frozen=True)
@@ -104,18 +123,17 @@ def doubtful(table: TableSchema, batch: Batch, ledger: pl.DataFrame) -> pl.Serie
     Not those that hold exactly what the batch says; nor, where rows are replaced, those that hold
     nothing yet (what accumulates may be known from any other day).
     """
-    same = _unchanged(_contents(table, batch.rows, batch.days, batch.source), ledger)
+    same = _unchanged(batch.contents, ledger)
     held = batch.days if table.mode == "accumulate" else _held(batch.days, ledger)
     return without(held, same)
 
 
-def replace_days(table: TableSchema, batch: Batch, ledger: pl.DataFrame) -> Change:
+def replace_days(batch: Batch, ledger: pl.DataFrame) -> Change:
     """Of a derived table: a day that differs is replaced whole."""
-    entries = _contents(table, batch.rows, batch.days, batch.source)
-    same = _unchanged(entries, ledger)
+    same = _unchanged(batch.contents, ledger)
     return Change(
-        insert=of_days(batch.rows, without(batch.days, same)),
-        entries=entries,
+        insert=batch.rows if same.is_empty() else of_days(batch.rows, without(batch.days, same)),
+        entries=batch.contents,
         gone=batch.rows.clear(),
         wiped=without(_held(batch.days, ledger), same),
         fenced=batch.rows.clear(),
@@ -123,17 +141,27 @@ def replace_days(table: TableSchema, batch: Batch, ledger: pl.DataFrame) -> Chan
 
 
 def replace_rows(
-    table: TableSchema, batch: Batch, ledger: pl.DataFrame, stored: pl.DataFrame, token: int
+    table: TableSchema,
+    batch: Batch,
+    ledger: pl.DataFrame,
+    looked_at: pl.Series,
+    stored: pl.DataFrame,
+    token: int,
 ) -> Change:
     """Of a source's table: only rows that differ are touched, so that the others keep the moment
     they were recorded at.
 
     Args:
-        stored: the table's rows of the doubtful days, of every source.
+        looked_at: the doubtful days.
+        stored: the table's rows of those days, of every source.
         token: of whoever writes; what another source wrote with a newer one stays.
     """
     key = list(table.key)
-    looked_at = doubtful(table, batch, ledger)
+    held = _held(batch.days, ledger)
+    fresh = of_days(batch.rows, without(batch.days, held)) if held.len() else batch.rows
+    nothing = batch.rows.clear()
+    if looked_at.is_empty():
+        return Change(fresh, batch.contents, nothing, batch.days.clear(), nothing)
     stored = _with_content(table, stored)
     incoming = _with_content(table, of_days(batch.rows, looked_at))
     differing = incoming.join(stored, on=[*key, "content"], how="anti")
@@ -143,13 +171,12 @@ def replace_rows(
     vanished = (
         stored.filter(pl.col("source") == batch.source, pl.col("symbol").is_in(batch.answered))
         .join(incoming, on=key, how="anti")
-        .join(batch.expected, on=["symbol", "day"], how="anti")
+        .join(batch.silent, on=["symbol", "day"], how="anti")
     )
     gone = pl.concat([stored.join(differing, on=key, how="semi"), vanished])
     left = pl.concat([stored.join(gone, on=key, how="anti"), differing])
-    settled = without(batch.days, looked_at)
     entries = [
-        _contents(table, of_days(batch.rows, settled), settled, batch.source),
+        of_days(batch.contents, without(batch.days, looked_at)),
         _contents(table, left.filter(pl.col("source") == batch.source), looked_at, batch.source),
     ]
     # A symbol that changed its provider leaves a hole in the old one's day, which then says less.
@@ -159,7 +186,6 @@ def replace_rows(
         days = lost["day"].unique().sort()
         remaining = of_days(left.filter(pl.col("source") == other), days)
         entries.append(_contents(table, remaining, days, str(other)))
-    fresh = of_days(batch.rows, without(batch.days, _held(batch.days, ledger)))
     return Change(
         insert=pl.concat([fresh, differing.drop("content")]),
         entries=pl.concat(entries),
@@ -170,20 +196,26 @@ def replace_rows(
 
 
 def accumulate(
-    table: TableSchema, batch: Batch, ledger: pl.DataFrame, stored: pl.DataFrame, token: int
+    table: TableSchema,
+    batch: Batch,
+    ledger: pl.DataFrame,
+    looked_at: pl.Series,
+    stored: pl.DataFrame,
+    token: int,
 ) -> Change:
     """What is new comes; what is known and differs is corrected; nothing else leaves.
 
     Args:
         ledger: of the batch's days and of those of `stored`.
-        stored: the rows that share an identity with one of the doubtful days.
+        looked_at: the doubtful days.
+        stored: the rows that share an identity with a row of those days.
         token: of whoever writes; a row of a day that a newer one has written is not corrected.
     """
     identity = list(table.identity or table.key)
     stored = _with_content(table, stored)
     if table.derived:  # the ledger knows them under the source of all that is computed
         stored = stored.with_columns(source=pl.lit(batch.source))
-    incoming = _with_content(table, of_days(batch.rows, doubtful(table, batch, ledger)))
+    incoming = _with_content(table, of_days(batch.rows, looked_at))
     differing = incoming.join(stored, on=[*identity, "content"], how="anti")
     # Another asset of the same table had it first: it is that asset's.
     foreign = stored.filter(~_own(table))

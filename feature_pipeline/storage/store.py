@@ -267,7 +267,7 @@ class Store:
             rows=checked.good,
             days=plan.days,
             answered=fetched.answered,
-            expected=expected,
+            silent=silent,
             asked=(*fetched.asked, *fetched.failed),
             exceptions=exceptions.sort("day", "symbol"),
             quarantined=checked.quarantined,

@@ -2,8 +2,8 @@
 
 One transaction per calendar month: lock -> drop what a newer writer has written -> keep replaced
 source rows in history -> delete -> binary COPY -> ledger -> commit. What is to change is worked out
-in `changes.py`; deciding what is written at all, and judging what a source answered, is the store's
-(`store.py`).
+in `changes.py`, the statements are in `statements.py`; deciding what is written at all, and judging
+what a source answered, is the store's (`store.py`).
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from __future__ import annotations
 import logging
 import zlib
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from datetime import UTC, datetime
 
 import polars as pl
 import psycopg
@@ -21,10 +21,9 @@ from psycopg import sql
 
 from feature_pipeline.errors import DatabaseError
 from feature_pipeline.schemas import UTC_TIME, TableSchema
-from feature_pipeline.storage import changes
-from feature_pipeline.storage.changes import Batch, Change, of_days
+from feature_pipeline.storage import changes, statements
+from feature_pipeline.storage.changes import Batch, Change, Writing, of_days
 from feature_pipeline.storage.database import Database, copy_in
-from feature_pipeline.storage.reader import midnight
 
 __all__ = ["STEPS", "Batch", "Writer", "Writing"]
 
@@ -33,20 +32,19 @@ log = logging.getLogger(__name__)
 STEPS = ("lock", "token", "history", "delete", "copy", "ledger", "commit")
 """What `Writer.trace` is told, in this order, in every month's transaction."""
 
-_REVISION_LOCK = 0x46505245
-"""Held from taking a revision to the commit: revisions become visible in their own order, so that
-the newest one seen is a bound for all that were ever taken before it."""
-
 
 @dataclass(frozen=True)
-class Writing:
-    """Who writes: identifies every row of the ledger that this write touches."""
+class _Done:
+    """What one transaction did, by `day`."""
 
-    token: int
-    run_id: str
-    code_version: str
-    upstream: pl.DataFrame | None = None
-    """`day` and `upstream_revision` of a derived table."""
+    entered: pl.Series
+    """The days whose ledger it wrote."""
+    rows: pl.DataFrame
+    """`day`, `rows` of the batch's source in the partition now."""
+    offered: pl.DataFrame
+    """`day` and `count` of the batch's rows; the same of those written, and of those fenced."""
+    written: pl.DataFrame
+    fenced: pl.DataFrame
 
 
 @dataclass
@@ -67,47 +65,33 @@ class Writer:
             DatabaseError: the database refused, or did not answer in time; the month it was at is
                 as it was before.
         """
-        rows = batch.rows.with_columns(day=pl.col(table.day_column).dt.date())
-        parts = [_by_month(frame) for frame in (rows, batch.expected, batch.exceptions)]
-        quarantined, reports = batch.quarantined, []
-        for month, days in sorted(_by_month(batch.days.to_frame("day")).items()):
-            of_month, expected, exceptions = (
-                part.get(month, frame.clear())
-                for part, frame in zip(parts, (rows, batch.expected, batch.exceptions), strict=True)
-            )
-            part = replace(
-                batch,
-                rows=of_month,
-                days=days["day"],
-                expected=expected,
-                exceptions=exceptions,
-                quarantined=quarantined,
-            )
-            reports.append(self._month(table, writing, part, month))
-            # A rejected row may be about any day, or none: all go with the first month.
-            quarantined = quarantined.clear()
-        return pl.concat(reports)
+        parts = _by_month(table, batch)
+        with ThreadPoolExecutor(1, "feature-pipeline-hash") as ahead:
+            # While the server takes one month in, the next ones are hashed.
+            prepared = [ahead.submit(part.prepared, table) for part in parts]
+            try:
+                done = [self._month(table, writing, part.result()) for part in prepared]
+            finally:
+                ahead.shutdown(cancel_futures=True)
+        return _report(done)
 
-    def _month(
-        self, table: TableSchema, writing: Writing, batch: Batch, month: int
-    ) -> pl.DataFrame:
+    def _month(self, table: TableSchema, writing: Writing, batch: Batch) -> _Done:
         """One transaction, and the settlement of a COMMIT whose answer was lost."""
+        first = batch.days[0]
         # What accumulates is searched by identity, not by day: its writers exclude each other.
-        lock = (
-            zlib.crc32(table.table.encode()) & 0x7FFFFFFF,
-            0 if table.mode == "accumulate" else month,
-        )
-        report: pl.DataFrame | None = None
+        month = 0 if table.mode == "accumulate" else first.year * 12 + first.month
+        lock = (zlib.crc32(table.table.encode()) & 0x7FFFFFFF, month)
+        done: _Done | None = None
         try:
             with self.database.connection() as connection:
-                report = self._transaction(connection, table, writing, batch, lock)
+                done = self._transaction(connection, table, writing, batch, lock)
                 self.trace("commit")
         except DatabaseError:
-            if report is None or not self._committed(table, writing, batch.source, report, lock):
+            if done is None or not self._committed(table, writing, batch.source, done, lock):
                 raise
             log.warning("%s: the answer to COMMIT was lost; the ledger has it", table.asset)
-        assert report is not None
-        return report.drop("entered")
+        assert done is not None
+        return done
 
     def _transaction(
         self,
@@ -116,13 +100,13 @@ class Writer:
         writing: Writing,
         batch: Batch,
         lock: Sequence[int],
-    ) -> pl.DataFrame:
-        """Everything between BEGIN and COMMIT; returns `_outcome`."""
+    ) -> _Done:
+        """Everything between BEGIN and COMMIT; returns what it did."""
         # A writer whose machine vanished must not keep others out until TCP notices, in hours.
         connection.execute("SET LOCAL idle_in_transaction_session_timeout = '5min'")
         self.trace("lock")
         connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", lock)
-        ledger = _ledger(connection, table, batch.days)
+        ledger = statements.ledger_of(connection, table, batch.days)
         self.trace("token")
         allowed = batch
         if table.mode == "replace":
@@ -130,10 +114,12 @@ class Writer:
         change, ledger = self._change(connection, table, writing, allowed, ledger)
         now = self._apply(connection, table, writing, change)
         self.trace("ledger")
-        renewed = _write_exceptions(connection, table, writing, allowed)
-        _write_ledger(connection, table, writing, _entries(table, change, ledger, renewed))
-        _write_quarantine(connection, table, writing, batch, now)
-        return _outcome(batch, allowed, change, ledger)
+        renewed = statements.write_exceptions(connection, table, writing, allowed)
+        statements.write_ledger(
+            connection, table, writing, _entries(table, change, ledger, renewed)
+        )
+        statements.write_quarantine(connection, table, writing, batch, now)
+        return _done(batch, allowed, change, ledger)
 
     def _change(
         self,
@@ -149,16 +135,18 @@ class Writer:
         may write them while we hold the lock, and we have not begun.
         """
         if table.derived and table.mode == "replace":
-            return changes.replace_days(table, batch, ledger), ledger
+            return changes.replace_days(batch, ledger), ledger
         days = changes.doubtful(table, batch, ledger)
         if table.mode == "replace":
-            stored = of_days(self._stored(table, _of_these_days(table, days), days), days)
-            return changes.replace_rows(table, batch, ledger, stored, writing.token), ledger
-        stored = self._stored(table, _of_these_things(table, of_days(batch.rows, days)), days)
+            stored = of_days(self._stored(table, statements.of_these_days(table, days), days), days)
+            return changes.replace_rows(table, batch, ledger, days, stored, writing.token), ledger
+        stored = self._stored(
+            table, statements.of_these_things(table, of_days(batch.rows, days)), days
+        )
         elsewhere = changes.without(stored["day"].unique().sort(), batch.days)
         if elsewhere.len():
-            ledger = pl.concat([ledger, _ledger(connection, table, elsewhere)])
-        return changes.accumulate(table, batch, ledger, stored, writing.token), ledger
+            ledger = pl.concat([ledger, statements.ledger_of(connection, table, elsewhere)])
+        return changes.accumulate(table, batch, ledger, days, stored, writing.token), ledger
 
     def _stored(self, table: TableSchema, which: sql.Composable, days: pl.Series) -> pl.DataFrame:
         """Rows of the table with their `day`; none where no day is in doubt."""
@@ -181,15 +169,15 @@ class Writer:
         change: Change,
     ) -> datetime:
         """Do it: history, delete, copy; returns the moment at which old rows gave way to new."""
-        now = _one(connection, "SELECT clock_timestamp()").astimezone(UTC)
+        now = statements.one(connection, "SELECT clock_timestamp()").astimezone(UTC)
         self.trace("history")
         if change.gone.height:
-            _remove(connection, table, change.gone, now)
+            statements.remove(connection, table, change.gone, now)
         self.trace("delete")
         if change.wiped.len():
             connection.execute(
                 sql.SQL("DELETE FROM {} t {}").format(
-                    sql.Identifier(table.table), _of_these_days(table, change.wiped)
+                    sql.Identifier(table.table), statements.of_these_days(table, change.wiped)
                 )
             )
         self.trace("copy")
@@ -209,26 +197,45 @@ class Writer:
         table: TableSchema,
         writing: Writing,
         source: str,
-        outcome: pl.DataFrame,
+        done: _Done,
         lock: Sequence[int],
     ) -> bool:
         """Whether a transaction whose COMMIT went unanswered took place: the ledger knows.
 
         Waits for the lock first, which the lost transaction holds until it has ended.
         """
-        days = outcome.filter("entered")["day"]
+        days = done.entered
         with self.database.connection() as connection:
             connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", lock)
-            ledger = _ledger(connection, table, days)
+            ledger = statements.ledger_of(connection, table, days)
         ours = ledger.filter(pl.col("source") == source, pl.col("token") >= writing.token)
         return days.len() > 0 and days.is_in(ours["day"].implode()).all()
 
 
-def _by_month(frame: pl.DataFrame) -> dict[int, pl.DataFrame]:
-    """The rows by month of their `day`, months counted from year 0."""
-    month = pl.col("day").dt.year() * 12 + pl.col("day").dt.month() - 1
-    groups = frame.with_columns(month=month).partition_by("month", as_dict=True, include_key=False)
-    return {int(key): part for (key,), part in groups.items()}
+def _by_month(table: TableSchema, batch: Batch) -> list[Batch]:
+    """A batch per calendar month; the rows with their `day`."""
+    month = pl.col("day").dt.truncate("1mo").alias("month")
+
+    def split(frame: pl.DataFrame) -> dict[tuple[object, ...], pl.DataFrame]:
+        return frame.with_columns(month).partition_by("month", as_dict=True, include_key=False)
+
+    batch = replace(batch, rows=batch.rows.with_columns(day=pl.col(table.day_column).dt.date()))
+    rows, silent, exceptions = map(split, (batch.rows, batch.silent, batch.exceptions))
+    parts = [
+        replace(
+            batch,
+            days=days["day"],
+            rows=rows.get(key, batch.rows.clear()),
+            silent=silent.get(key, batch.silent.clear()),
+            exceptions=exceptions.get(key, batch.exceptions.clear()),
+            quarantined=batch.quarantined.clear(),
+        )
+        for key, days in sorted(
+            split(batch.days.to_frame("day")).items(), key=lambda item: item[1]["day"][0]
+        )
+    ]
+    # A rejected row may be about any day, or none: all go with the first month.
+    return [replace(parts[0], quarantined=batch.quarantined), *parts[1:]]
 
 
 def _without_newer(
@@ -246,145 +253,37 @@ def _without_newer(
     return batch.of(changes.without(batch.days, fenced))
 
 
-def _outcome(batch: Batch, allowed: Batch, change: Change, ledger: pl.DataFrame) -> pl.DataFrame:
-    """What became of the batch: `day`, `rows`, `written`, `unchanged`, `fenced`; `entered` where
-    the ledger was written."""
-
-    def count(rows: pl.DataFrame, name: str) -> pl.DataFrame:
-        return rows.group_by("day").agg(pl.len().cast(pl.Int64).alias(name))
-
+def _done(batch: Batch, allowed: Batch, change: Change, ledger: pl.DataFrame) -> _Done:
     ours = pl.col("source") == batch.source
-    content = list(changes.CONTENT)
-    held = (
-        pl.concat([entries.select(content) for entries in (change.entries, ledger)])
-        .filter(ours)
-        .unique("day", keep="first", maintain_order=True)
-    )
+    rows = change.entries.filter(ours).select("day", "rows")
+    fenced = change.fenced.select("day")
     left = changes.without(batch.days, allowed.days)
-    fenced = pl.concat([of_days(batch.rows, left), change.fenced])
+    if left.len():
+        rows = pl.concat([rows, of_days(ledger.filter(ours).select("day", "rows"), left)])
+        fenced = pl.concat([fenced, of_days(batch.rows.select("day"), left)])
+    offered = batch.contents.select("day", count="rows")
+    return _Done(allowed.days, rows, offered, _per_day(change.insert), _per_day(fenced))
+
+
+def _per_day(rows: pl.DataFrame) -> pl.DataFrame:
+    return rows.group_by("day").agg(pl.len().cast(pl.Int64).alias("count"))
+
+
+def _report(done: Sequence[_Done]) -> pl.DataFrame:
+    """`day`, `rows`, `written`, `unchanged`, `fenced`: one row per day of the batch."""
+
+    def together(name: str) -> pl.DataFrame:
+        return pl.concat(getattr(part, name) for part in done).rename({"count": name})
+
+    left = pl.col("offered") - pl.col("written") - pl.col("fenced")
     return (
-        batch.days.to_frame("day")
-        .join(held.select("day", "rows"), on="day", how="left")
-        .join(count(batch.rows, "input"), on="day", how="left")
-        .join(count(change.insert, "written"), on="day", how="left")
-        .join(count(fenced, "fenced"), on="day", how="left")
+        pl.concat(part.rows for part in done)
+        .join(together("offered"), on="day", how="left")
+        .join(together("written"), on="day", how="left")
+        .join(together("fenced"), on="day", how="left")
         .with_columns(pl.exclude("day").fill_null(0))
-        .select(
-            "day",
-            "rows",
-            "written",
-            unchanged=pl.col("input") - pl.col("written") - pl.col("fenced"),
-            fenced="fenced",
-            entered=pl.col("day").is_in(allowed.days.implode()),
-        )
-    )
-
-
-# -- statements -----------------------------------------------------------------------------------
-
-
-def _one(connection: psycopg.Connection, query: str) -> Any:
-    row = connection.execute(query).fetchone()
-    assert row is not None
-    return row[0]
-
-
-def _ledger(connection: psycopg.Connection, table: TableSchema, days: pl.Series) -> pl.DataFrame:
-    """The ledger's rows of those days, all sources."""
-    rows = connection.execute(
-        "SELECT source, day, rows, content_hash, token FROM partition_ledger"
-        " WHERE asset = %s AND day = ANY(%s)",
-        [table.asset, days.to_list()],
-    ).fetchall()
-    return pl.DataFrame(rows, schema=changes.LEDGER, orient="row")
-
-
-def _of_these_days(table: TableSchema, days: pl.Series) -> sql.Composable:
-    """WHERE the partition is one of these, as ranges of the partitioning column: those prune
-    chunks, a list does not."""
-    number = pl.col("day").cast(pl.Int32)
-    spans = (
-        days.sort()
-        .to_frame("day")
-        .group_by(number - pl.int_range(pl.len(), dtype=pl.Int32), maintain_order=True)
-        .agg(pl.col("day").min().alias("first"), pl.col("day").max().alias("last"))
-        .select("first", "last")
-    )
-    column = sql.Identifier("t", table.day_column)
-    ranges = sql.SQL(" OR ").join(
-        sql.SQL("{0} >= {1} AND {0} < {2}").format(
-            column, midnight(first), midnight(last + timedelta(days=1))
-        )
-        for first, last in spans.iter_rows()
-    )
-    constants = [
-        sql.SQL("t.{} = {}").format(sql.Identifier(name), sql.Literal(value))
-        for name, value in table.constants.items()
-    ]
-    return sql.SQL("WHERE {}").format(
-        sql.SQL(" AND ").join([*constants, sql.SQL("({})").format(ranges)])
-    )
-
-
-def _of_these_things(table: TableSchema, rows: pl.DataFrame) -> sql.Composable:
-    """JOIN what shares its identity with one of the rows."""
-    identity = table.identity or table.key
-    names = sql.SQL(", ").join(map(sql.Identifier, identity))
-    return sql.SQL("JOIN (SELECT DISTINCT * FROM unnest({}) AS i ({})) i USING ({})").format(
-        sql.SQL(", ").join(_array(rows[name], table.column(name).sql_type) for name in identity),
-        names,
-        names,
-    )
-
-
-def _array(values: pl.Series, sql_type: str) -> sql.Composable:
-    """An array literal, put together by Polars: there may be a hundred thousand values."""
-    if values.dtype == UTC_TIME:
-        values = values.dt.strftime("%Y-%m-%d %H:%M:%S%.6f+00")
-    text = values.str.replace_all(r'(["\\])', r"\$1")
-    elements = ('"' + text + '"').str.join(",").item()
-    return sql.SQL("{}::{}[]").format(sql.Literal("{" + elements + "}"), sql.SQL(sql_type))
-
-
-def _remove(
-    connection: psycopg.Connection, table: TableSchema, gone: pl.DataFrame, now: datetime
-) -> None:
-    """Rows that are replaced leave; a source's stay in its history, with the moment they left."""
-    types = {name: table.column(name).sql_type for name in table.key}
-    connection.execute(
-        sql.SQL("CREATE TEMPORARY TABLE gone ({}) ON COMMIT DROP").format(
-            sql.SQL(", ").join(
-                sql.SQL("{} {}").format(sql.Identifier(n), sql.SQL(t)) for n, t in types.items()
-            )
-        )
-    )
-    copy_in(connection, "gone", gone.columns, gone, types)
-    connection.execute("ANALYZE gone")
-    moment = table.day_column if table.day_column in table.key else "time"
-    delete = sql.SQL(
-        "DELETE FROM {0} t USING gone g WHERE {1} AND t.{2} BETWEEN {3} AND {4}"
-    ).format(
-        sql.Identifier(table.table),
-        sql.SQL(" AND ").join(
-            sql.SQL("t.{0} = g.{0}").format(sql.Identifier(n)) for n in table.key
-        ),
-        sql.Identifier(moment),
-        sql.Literal(gone[moment].min()),
-        sql.Literal(gone[moment].max()),
-    )
-    if not table.history:
-        connection.execute(delete)
-        return
-    connection.execute(
-        sql.SQL(
-            "WITH d AS ({} RETURNING t.*) INSERT INTO {} ({columns}, superseded_at)"
-            " SELECT {columns}, {} FROM d"
-        ).format(
-            delete,
-            sql.Identifier(f"{table.table}_history"),
-            sql.Literal(now),
-            columns=sql.SQL(", ").join(map(sql.Identifier, (*table.names, *table.audit))),
-        )
+        .select("day", "rows", "written", left.alias("unchanged"), "fenced")
+        .sort("day")
     )
 
 
@@ -402,106 +301,3 @@ def _entries(
     if table.mode == "accumulate":
         changed |= pl.col("day").is_in(renewed.implode())
     return change.entries.join(same, on=content, how="left").with_columns(changed=changed)
-
-
-def _write_ledger(
-    connection: psycopg.Connection, table: TableSchema, writing: Writing, entries: pl.DataFrame
-) -> None:
-    if entries.is_empty():
-        return
-    revision = 0
-    if entries["changed"].any():
-        connection.execute("SELECT pg_advisory_xact_lock(%s)", [_REVISION_LOCK])
-        revision = _one(connection, "SELECT nextval('content_revision')")
-    upstream = writing.upstream
-    if upstream is None:
-        upstream = entries.select("day", upstream_revision=pl.lit(0, pl.Int64)).unique()
-    entries = entries.with_columns(
-        revision=pl.when("changed").then(pl.lit(revision, pl.Int64)).otherwise(0)
-    ).join(upstream, on="day", how="left")
-    columns = (*changes.CONTENT, "revision", "upstream_revision")
-    connection.execute(
-        """
-        INSERT INTO partition_ledger AS l (asset, source, day, status, rows, content_hash,
-            revision, upstream_revision, code_version, token, run_id, updated_at)
-        SELECT %(asset)s, source, day, 'written', rows, content_hash,
-            revision, upstream_revision, %(code_version)s, %(token)s, %(run_id)s, now()
-        FROM unnest(%(source)s::text[], %(day)s::date[], %(rows)s::bigint[],
-            %(content_hash)s::bigint[], %(revision)s::bigint[], %(upstream_revision)s::bigint[])
-            AS u (source, day, rows, content_hash, revision, upstream_revision)
-        ON CONFLICT (asset, source, day) DO UPDATE SET
-            rows = EXCLUDED.rows,
-            content_hash = EXCLUDED.content_hash,
-            revision = greatest(l.revision, EXCLUDED.revision),
-            upstream_revision = EXCLUDED.upstream_revision,
-            code_version = EXCLUDED.code_version,
-            token = greatest(l.token, EXCLUDED.token),
-            run_id = EXCLUDED.run_id,
-            updated_at = EXCLUDED.updated_at
-        """,
-        {
-            "asset": table.asset,
-            "code_version": writing.code_version,
-            "token": writing.token,
-            "run_id": writing.run_id,
-            **{name: entries[name].to_list() for name in columns},
-        },
-    )
-
-
-def _write_exceptions(
-    connection: psycopg.Connection, table: TableSchema, writing: Writing, batch: Batch
-) -> pl.Series:
-    """Renew the exceptions of the days and symbols asked for: what is mended disappears.
-
-    Returns:
-        The days on which others than before are missing.
-    """
-    condition = "asset = %s AND day = ANY(%s)"
-    values: list[object] = [table.asset, batch.days.to_list()]
-    if batch.asked is not None:
-        condition += " AND source = %s AND symbol = ANY(%s)"
-        values += [batch.source, list(batch.asked)]
-    who = ["source", "day", "symbol"]
-    deleted = connection.execute(
-        f"DELETE FROM partition_exceptions WHERE {condition} RETURNING source, day, symbol", values
-    ).fetchall()
-    before = pl.DataFrame(deleted, schema={n: changes.EXCEPTIONS[n] for n in who}, orient="row")
-    now = batch.exceptions
-    if now.height:
-        connection.execute(
-            "INSERT INTO partition_exceptions (asset, source, day, symbol, status, reason, run_id)"
-            " SELECT %s, source, day, symbol, status, reason, %s"
-            " FROM unnest(%s::text[], %s::date[], %s::text[], %s::text[], %s::text[])"
-            " AS u (source, day, symbol, status, reason)",
-            [table.asset, writing.run_id, *(now[n].to_list() for n in changes.EXCEPTIONS)],
-        )
-    mended, added = before.join(now, on=who, how="anti"), now.join(before, on=who, how="anti")
-    return pl.concat([mended["day"], added["day"]]).unique()
-
-
-def _write_quarantine(
-    connection: psycopg.Connection,
-    table: TableSchema,
-    writing: Writing,
-    batch: Batch,
-    now: datetime,
-) -> None:
-    if not batch.quarantined.height:
-        return
-    connection.execute(
-        "INSERT INTO quarantine"
-        " (asset, source, day, symbol, reason, payload, payload_hash, run_id, recorded_at)"
-        " SELECT %s, %s, day, symbol, reason, payload::jsonb,"
-        " sha256(convert_to(payload, 'UTF8')), %s, %s"
-        " FROM unnest(%s::date[], %s::text[], %s::text[], %s::text[])"
-        " AS u (day, symbol, reason, payload)"
-        " ON CONFLICT DO NOTHING",
-        [
-            table.asset,
-            batch.source,
-            writing.run_id,
-            now,
-            *(batch.quarantined[n].to_list() for n in ("day", "symbol", "reason", "payload")),
-        ],
-    )
