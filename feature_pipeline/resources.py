@@ -95,11 +95,12 @@ def default_resources(settings: Settings) -> dict[str, Any]:
 
     @dg.io_manager  # type: ignore[arg-type]  # Dagster takes a generator, its annotation does not
     def storage(_: dg.InitResourceContext) -> Iterator[StorageIOManager]:
-        opened = store(settings)
+        manager = StorageIOManager(store(settings))
         try:
-            yield StorageIOManager(opened)
+            yield manager
         finally:
-            opened.database.close()
+            manager.close()
+            manager.store.database.close()
 
     @dg.resource
     def universe(_: dg.InitResourceContext) -> Universe:

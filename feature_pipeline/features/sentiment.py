@@ -133,7 +133,7 @@ def _collected(
     """Values by slot, in the moments' own order, null where a day in the window is unknown."""
     place = np.empty(moments.height, dtype=np.int64)
     place[_ordered(moments)["row"].to_numpy()] = np.arange(moments.height)
-    touched = touches_gap(moments["available_at"], gap_days(scores, channel), window)
+    touched = touches_gap(moments, gap_days(scores, channel), window)
     return (
         pl.DataFrame({"value": by_slot[place], "touched": touched})
         .select(pl.when(~pl.col("touched")).then(pl.col("value")))
@@ -141,27 +141,42 @@ def _collected(
     )
 
 
-def gap_days(scores: pl.DataFrame, channel: str | None) -> pl.Series:
-    """The UTC days that were not collected, for the channel or, None, for any."""
+def gap_days(scores: pl.DataFrame, channel: str | None) -> pl.DataFrame:
+    """The UTC days that were not collected, for the channel or, None, for any.
+
+    Returns:
+        `symbol` and `day`, 00:00 UTC; a null symbol stands for everybody.
+    """
     unknown = scores.filter(pl.col("document_id").is_null())
     if channel is not None:
         unknown = unknown.filter(pl.col("channel").is_null() | (pl.col("channel") == channel))
-    return unknown["available_at"].dt.truncate("1d").unique().sort()
+    return unknown.select(
+        "symbol", day=pl.col("available_at").cast(UTC_TIME).dt.truncate("1d")
+    ).unique()
 
 
-def touches_gap(moments: pl.Series, days: pl.Series, window: timedelta) -> pl.Series:
-    """Whether (T - window, T] overlaps one of the days; null has no window and counts as such."""
-    last = (
-        pl.DataFrame({"moment": moments.cast(UTC_TIME)})
-        .with_row_index("row")
-        .sort("moment")
-        .join_asof(
-            pl.DataFrame({"day": days.cast(UTC_TIME)}).sort("day"),
-            left_on="moment",
-            right_on="day",
-            strategy="backward",
+def touches_gap(moments: pl.DataFrame, gaps: pl.DataFrame, window: timedelta) -> pl.Series:
+    """Whether (T - window, T] overlaps a day of everybody's, or of the moment's own symbol.
+
+    Args:
+        moments: `symbol`, `available_at` (T); a null T has no window and counts as touching.
+        gaps: see `gap_days`.
+    """
+    rows = moments.select("symbol", pl.col("available_at").cast(UTC_TIME)).with_row_index("row")
+    moment = pl.col("available_at")
+    touched = moment.is_null()
+    days = gaps.sort("day")
+    for name, by in (("all", None), ("own", "symbol")):
+        known = days.filter(
+            pl.col("symbol").is_null() if by is None else ~pl.col("symbol").is_null()
         )
-        .sort("row")
-    )
-    overlaps = pl.col("day") + _DAY > pl.col("moment") - window
-    return last.select(pl.col("moment").is_null() | overlaps.fill_null(value=False)).to_series()
+        rows = rows.sort("available_at").join_asof(
+            known.select(*([by] if by else []), pl.col("day").alias(name)),
+            left_on="available_at",
+            right_on=name,
+            by=by,
+            strategy="backward",
+            check_sortedness=False,
+        )
+        touched |= (pl.col(name) + _DAY > moment - window).fill_null(value=False)
+    return rows.sort("row").select(touched).to_series()

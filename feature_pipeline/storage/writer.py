@@ -49,34 +49,44 @@ class _Done:
 
 @dataclass
 class Writer:
-    """Writes batches into one database. `trace` is told each step as it begins."""
+    """Writes batches into one database.
+
+    Args:
+        database: where to.
+        trace: told each step as it begins.
+        months_at_once: transactions side by side: while the server takes one month in, the next
+            one is worked out.
+    """
 
     database: Database
     trace: Callable[[str], None] = log.debug
+    months_at_once: int = 3
 
     def write(self, table: TableSchema, writing: Writing, batch: Batch) -> pl.DataFrame:
-        """Write a batch, month by month; months that are done stay done whatever comes after.
+        """Write a batch, a few months at a time; what is done stays, whatever becomes of others.
 
         Returns:
             One row per day written: `day`, `rows` of the source in the partition now, `written`,
             `unchanged` and `fenced` rows of this batch.
 
         Raises:
-            DatabaseError: the database refused, or did not answer in time; the month it was at is
-                as it was before.
+            DatabaseError: the database refused, or did not answer in time; the months it was at
+                are as they were before.
         """
         parts = _by_month(table, batch)
-        with ThreadPoolExecutor(1, "feature-pipeline-hash") as ahead:
-            # While the server takes one month in, the next ones are hashed.
-            prepared = [ahead.submit(part.prepared, table) for part in parts]
+        # What accumulates has one lock: side by side its months would only wait for each other.
+        at_once = 1 if table.mode == "accumulate" else self.months_at_once
+        with ThreadPoolExecutor(at_once, "feature-pipeline-write") as pool:
+            months = [pool.submit(self._month, table, writing, part) for part in parts]
             try:
-                done = [self._month(table, writing, part.result()) for part in prepared]
-            finally:
-                ahead.shutdown(cancel_futures=True)
-        return _report(done)
+                return _report([month.result() for month in months])
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
 
     def _month(self, table: TableSchema, writing: Writing, batch: Batch) -> _Done:
         """One transaction, and the settlement of a COMMIT whose answer was lost."""
+        batch = batch.prepared(table)
         first = batch.days[0]
         # What accumulates is searched by identity, not by day: its writers exclude each other.
         month = 0 if table.mode == "accumulate" else first.year * 12 + first.month

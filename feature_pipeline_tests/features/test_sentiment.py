@@ -50,8 +50,8 @@ def scores(*rows: tuple) -> pl.DataFrame:
     )
 
 
-def gap(day: datetime, channel: str | None = None) -> pl.DataFrame:
-    return scores((None, NOW - day, None, None, channel, None))
+def gap(day: datetime, channel: str | None = None, symbol: str | None = None) -> pl.DataFrame:
+    return scores((None, NOW - day, None, None, channel, symbol))
 
 
 def test_the_weight_halves_in_six_hours_and_grows_with_confidence():
@@ -108,6 +108,15 @@ def test_a_window_from_midnight_to_midnight_touches_one_day():
     midnight = NOW.replace(hour=0)
     assert document_count(moments(midnight), gap(midnight - 2 * DAY), DAY).item() == 0
     assert document_count(moments(midnight), gap(midnight - DAY), DAY).item() is None
+
+
+def test_a_gap_of_one_symbol_is_missing_for_it_alone():
+    today = NOW.replace(hour=0)
+    both = pl.concat([moments(NOW), moments(NOW, symbol="B")])
+    documents = pl.concat([scores(("b", HOUR, 0.5, 1.0, "news", "B")), gap(today, "news", "A")])
+    assert decayed_sentiment(both, documents, DAY, "news").to_list() == [None, 0.5]
+    assert document_count(both, documents, DAY, "reddit").to_list() == [0, 0]
+    assert document_count(both, gap(today), DAY).to_list() == [None, None]
 
 
 def test_a_gap_of_one_channel_is_missing_there_and_in_the_total():

@@ -25,10 +25,12 @@ SPAN = (date(2020, 1, 1), date(2020, 3, 1))
 """Two months: two transactions."""
 
 
-def desk_on(url: str) -> Desk:
-    """A desk of one instrument on a database."""
+def desk_on(url: str, months_at_once: int = 1) -> Desk:
+    """A desk of one instrument; it writes month after month, so that a step tells where it is."""
     clock = Clock()
-    return Desk(Store(Database(url, 20), universe("A"), TOY, clock=clock), clock)
+    desk = Desk(Store(Database(url, 20), universe("A"), TOY, clock=clock), clock)
+    desk.store.writer.months_at_once = months_at_once
+    return desk
 
 
 def write(desk: Desk, asset: str, version: int) -> None:
@@ -49,9 +51,9 @@ def write(desk: Desk, asset: str, version: int) -> None:
             desk.store.write(plan, frame.with_columns(sma_20=pl.lit(float(version))))
 
 
-def die_at(url: str, asset: str, step: str, occurrence: int) -> None:
+def die_at(url: str, asset: str, step: str, occurrence: int, months_at_once: int = 1) -> None:
     """Write version 2, and be killed as that step begins for the nth time."""
-    desk, count = desk_on(url), 0
+    desk, count = desk_on(url, months_at_once), 0
 
     def trace(name: str) -> None:
         nonlocal count

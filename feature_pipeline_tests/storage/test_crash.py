@@ -101,6 +101,18 @@ def assert_mixed_nowhere(desk: Desk, asset: str, old: dict, *, january_is_new: b
     audit(desk.store.database, TOY)
 
 
+def assert_months_whole(desk: Desk, asset: str, old: dict) -> set[bool]:
+    """January and February are each all old or all new; which of the two they are."""
+    now = contents(desk, asset)
+    assert now.keys() == old.keys()
+    states = []
+    for month in ({d for d in old if d < FEBRUARY}, {d for d in old if d >= FEBRUARY}):
+        (state,) = {now[day] != old[day] for day in month}
+        states.append(state)
+    audit(desk.store.database, TOY)
+    return set(states)
+
+
 def assert_repaired(desk: Desk, asset: str, old: dict) -> None:
     """A plain re-run makes everything new, and the one after it has nothing to do."""
     write(desk, asset, 2)
@@ -124,6 +136,22 @@ def test_a_killed_writer_leaves_old_or_new(crashing: Desk, url: str, asset: str,
     days = pl.date_range(*SPAN, closed="left", eager=True)
     until(lambda: crashing.store.ledger.in_progress(asset, days).is_empty())
     assert_mixed_nowhere(crashing, asset, old, january_is_new=True)
+    assert_repaired(crashing, asset, old)
+
+
+@pytest.mark.parametrize("step", ["copy", "commit"])
+@pytest.mark.parametrize("asset", ["ohlcv_1d", "means"])
+def test_months_written_side_by_side_are_old_or_new_each(
+    crashing: Desk, url: str, asset: str, step: str
+) -> None:
+    old = contents(crashing, asset)
+    worker = _context.Process(target=die_at, args=(url, asset, step, 2, 3))
+    worker.start()
+    worker.join(60)
+    assert worker.exitcode == -signal.SIGKILL
+    days = pl.date_range(*SPAN, closed="left", eager=True)
+    until(lambda: crashing.store.ledger.in_progress(asset, days).is_empty())
+    assert_months_whole(crashing, asset, old)
     assert_repaired(crashing, asset, old)
 
 
@@ -238,6 +266,7 @@ def through_a_proxy(url: str) -> Iterator[tuple[Proxy, Desk]]:
     assert moved != url
     # The driver would encrypt otherwise, and the proxy could not see a COMMIT.
     store = Store(Database(moved + "?sslmode=disable", 5), universe("A"), TOY, clock=Clock())
+    store.writer.months_at_once = 1
     try:
         yield proxy, Desk(store, Clock(), runs=10)
     finally:
@@ -290,6 +319,7 @@ def test_a_commit_that_never_arrived_is_an_error_and_nothing_is_written(
 def test_a_frozen_backend_ends_within_the_deadline(crashing: Desk, url: str, step: str) -> None:
     old = contents(crashing, "ohlcv_1d")
     store = Store(Database(url, 1), universe("A"), TOY, clock=Clock())
+    store.writer.months_at_once = 1
     desk, frozen = Desk(store, Clock(), runs=10), []
 
     def freeze(name: str) -> None:
@@ -320,5 +350,5 @@ def test_a_frozen_backend_ends_within_the_deadline(crashing: Desk, url: str, ste
             == 0
         )
     )
-    assert_mixed_nowhere(crashing, "ohlcv_1d", old, january_is_new=step == "commit")
+    assert False in assert_months_whole(crashing, "ohlcv_1d", old) or step == "commit"
     assert_repaired(crashing, "ohlcv_1d", old)

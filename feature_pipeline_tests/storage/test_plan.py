@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 
@@ -21,7 +20,6 @@ from feature_pipeline.storage.store import Store
 from feature_pipeline.universe import Universe, calendar_sessions
 from feature_pipeline_tests.storage.support import (
     JANUARY,
-    NOW,
     TOY,
     Clock,
     Desk,
@@ -273,21 +271,6 @@ def test_an_unfinished_session_is_no_hole(filled: Desk) -> None:
         frame = filled.store.load(plan, plan.table.inputs[0])
     assert filled.store.pending("means", *today, "1").is_empty()
     assert frame.filter(pl.col("available_at").is_null()).is_empty()
-
-
-def test_planning_ten_years_takes_a_moment(database: Database) -> None:
-    """2600 days of the table that reads most, cold: no loop over days."""
-    store = Store(database, universe("A", "BB", start=date(2008, 1, 1)), TABLES, clock=lambda: NOW)
-    planner, table = store._planner, TABLES["state_vectors_1d"]
-    days = pl.date_range(date(2010, 1, 1), date(2020, 1, 1), eager=True)
-    planner._upstream_revisions(table, days[:10])  # calendars, connections
-    assert cpu(lambda: planner._upstream_revisions(table, days)) < 0.5
-
-
-def cpu(work: Callable[[], object]) -> float:
-    started = time.process_time()
-    work()
-    return time.process_time() - started
 
 
 # -- gaps -----------------------------------------------------------------------------------------
