@@ -175,6 +175,36 @@ def show(symbol: Annotated[str, typer.Argument(help="An id or a symbol of the un
             out.print(terminal.features(features))
 
 
+online = typer.Typer(help="What Redis holds.", no_args_is_help=True)
+app.add_typer(online, name="online")
+
+
+@online.command()
+def rebuild(
+    force: Annotated[
+        bool, typer.Option("--force", help="Remove our keys first: replaces a wrong newer value.")
+    ] = False,
+) -> None:
+    """Publish the newest row of everything from the database to Redis."""
+    from feature_pipeline.automation.publishing import snapshot
+    from feature_pipeline.online.rebuild import republish_all
+    from feature_pipeline.resources import redis_client, store
+    from feature_pipeline.stack import Stack, foreground
+
+    with foreground.until_told(), Stack(settings()) as stack:
+        current = stack.resolved_settings()
+        held = store(current)
+        with held.database, redis_client(current) as client:
+            report = republish_all(client, lambda: snapshot(held), force=force)
+    out = console()
+    out.print(
+        f"written {report.written}, refreshed {report.refreshed}, older {report.older}, "
+        f"refused {len(report.refused)}"
+    )
+    for name, reason in report.refused.items():
+        out.print(f"refused {name}: {reason}", soft_wrap=True)
+
+
 @app.command()
 def up(
     ui: Annotated[bool, typer.Option(help="Dagster's UI, daemon and code server as well.")] = True,

@@ -109,7 +109,7 @@ def republish_all(
             client.set(keys.SENTINEL, ours)
             if force:
                 clear(client)
-            report = _publish_snapshot(client, load(), ttl)
+            report = publish_snapshot(client, load(), ttl)
             mark = client.eval(_FINISH, 1, keys.SENTINEL, ours, done)
         except RedisError as error:
             raise online_error(client, error) from error
@@ -122,17 +122,6 @@ def republish_all(
         f"Redis at {address(client)} lost its data {_ATTEMPTS} times during the rebuild: check "
         "that it stays up and that nothing flushes it"
     )
-
-
-def _publish_snapshot(client: redis.Redis, snapshot: Snapshot, ttl: timedelta) -> PublishReport:
-    report = PublishReport()
-    for timeframe, rows in snapshot.vectors.items():
-        report += publish(client, rows, timeframe, ttl)
-    if snapshot.macro is not None:
-        report += publish_hashes(client, snapshot.macro, "macro", ttl)
-    if snapshot.sentiment is not None:
-        report += publish_hashes(client, snapshot.sentiment, "sentiment", ttl)
-    return report
 
 
 def clear(client: redis.Redis) -> int:

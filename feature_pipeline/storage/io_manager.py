@@ -104,12 +104,10 @@ class StorageIOManager(dg.IOManager):
     ) -> Iterator[DagsterEvent]:
         """Row counts to each partition, the conservation equation and what is amiss to the run."""
         first, end = partitions.window(context.asset_partitions_time_window)
-        rows = dict(report.days.select("day", "rows").iter_rows())
-        inside = {day.isoformat(): n for day, n in rows.items() if first <= day < end}
-        _add_partition_metadata(context, inside)
-        yield from _materialized_before(
-            context, {day.isoformat(): n for day, n in rows.items() if day < first}
-        )
+        # From the ledger: of days that were not stale, and not computed, it knows the rows as well.
+        held = self.store.ledger.rows(plan.table.asset, first, end)
+        _add_partition_metadata(context, _by_key(held.group_by("day").agg(pl.col("rows").sum())))
+        yield from _materialized_before(context, _by_key(report.days.filter(pl.col("day") < first)))
         context.add_output_metadata(dict(_summary(plan, report)))
         if report.exceptions.height or report.quarantined:
             context.log.warning(
@@ -136,6 +134,10 @@ def needed(plan: WritePlan, upstream: dg.AssetKey) -> Input:
     """The declared input that an upstream asset is."""
     name = upstream.to_python_identifier()
     return next(needed for needed in plan.table.inputs if needed.asset == name)
+
+
+def _by_key(days: pl.DataFrame) -> dict[str, int]:
+    return {day.isoformat(): rows for day, rows in days.select("day", "rows").iter_rows()}
 
 
 def _identity(step: Any) -> tuple[str, str]:

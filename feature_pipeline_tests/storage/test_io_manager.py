@@ -154,7 +154,9 @@ def test_each_partition_gets_its_own_row_count(bench: Bench) -> None:
     assert bars_of["2020-01-17"]["rows_input"] == 12
     again = bench.run(days=(date(2020, 1, 17), date(2020, 1, 20)))
     assert again.success
-    assert bench.materializations("means")["2020-01-17"]["days"] == "0"
+    means_of = bench.materializations("means")
+    assert means_of["2020-01-17"]["days"] == "0"
+    assert means_of["2020-01-17"]["dagster/partition_row_count"] == 3  # not computed, still there
 
 
 def test_what_is_amiss_flags_the_run_and_is_named(bench: Bench) -> None:

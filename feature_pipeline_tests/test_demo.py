@@ -1,0 +1,122 @@
+"""The demonstration from nothing, and the commands that look at what it left."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from feature_pipeline.schemas import STATE_VECTOR_FIELDS
+from feature_pipeline.settings import Settings
+from feature_pipeline.stack import Stack
+from feature_pipeline_tests.stack.helpers import CLI, environment, everything_of
+
+SYMBOLS = ["AAPL", "FB", "GOOG", "GSPC", "IBM", "IXIC", "MSFT"]
+
+
+def command(home: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*CLI, *words],
+        env=environment(home, **{"COLUMNS": "100", "NO_COLOR": "1"} | variables),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=400,
+    )
+
+
+@pytest.fixture(scope="module")
+def demonstrated() -> Iterator[tuple[Path, str]]:
+    """A home after its first `demo --no-ui`, and what that printed."""
+    with tempfile.TemporaryDirectory(prefix="feature_pipeline.") as name:
+        home = Path(name).resolve()
+        try:
+            done = command(home, "demo", "--no-ui")
+            assert done.returncode == 0, done.stderr
+            assert not everything_of(home)
+            yield home, done.stdout
+        finally:
+            Stack(Settings(home=home)).delete()
+
+
+def vectors(output: str) -> list[list[str]]:
+    """The table of state vectors: header, then one line per field."""
+    lines = [line.split() for line in output.splitlines()]
+    start = lines.index(SYMBOLS)
+    return lines[start : start + 1 + len(STATE_VECTOR_FIELDS)]
+
+
+def test_it_prints_every_symbols_vector_with_its_moment(demonstrated):
+    _, output = demonstrated
+    _, *rows = vectors(output)
+    assert [row[0] for row in rows] == list(STATE_VECTOR_FIELDS)
+    values = {row[0]: dict(zip(SYMBOLS, row[1:], strict=True)) for row in rows}
+    assert values["close"]["AAPL"] == "0.0000"  # the lowest close of a hundred sessions
+    assert values["regime_trend"]["FB"] == "missing"  # too young for a regime
+    assert "as of 2013-03-01 21:15 UTC" in output
+    assert "4260/4260 partitions" in output
+
+
+def test_a_second_run_backfills_nothing_and_ends_in_the_same_values(demonstrated):
+    home, first = demonstrated
+    done = command(home, "demo", "--no-ui")
+    assert done.returncode == 0, done.stderr
+    assert "every partition is up to date" in done.stdout
+    assert "partitions," not in done.stdout
+    assert vectors(done.stdout) == vectors(first)
+
+
+def test_show_takes_any_symbol_of_an_instrument(demonstrated):
+    home, first = demonstrated
+    done = command(home, "show", "META")
+    assert done.returncode == 0, done.stderr
+    column = 1 + SYMBOLS.index("FB")
+    shown = [line.split() for line in done.stdout.splitlines()]
+    for row in vectors(first)[1:]:
+        assert [row[0], row[column]] in shown
+    assert "returns_20d" in done.stdout
+    assert "source online" in done.stdout
+
+
+def test_a_backfill_before_it_brings_the_history_it_needs(demonstrated):
+    home, _ = demonstrated
+    done = command(home, "backfill", "--start", "2011-12-28", "--end", "2011-12-31")
+    assert done.returncode == 0, done.stderr
+    assert "40/40 partitions" in done.stdout
+
+
+def test_redis_can_be_rebuilt_by_hand(demonstrated):
+    home, _ = demonstrated
+    done = command(home, "online", "rebuild", "--force")
+    assert done.returncode == 0, done.stderr
+    # A vector per symbol, three macro series, news and posts per symbol.
+    assert done.stdout.startswith(f"written {7 + 3 + 14}, refreshed 0, older 0, refused 0")
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("show", "NOPE"), "NOPE"),
+        (("backfill", "--start", "2013-02-01", "--end", "2013-01-01"), "after end"),
+        (("backfill", "--start", "2013-02-31", "--end", "2013-03-01"), "2013-02-31"),
+        (("backfill", "--start", "2013-02-01", "--end", "2013-02-01", "--assets", "x"), "'x'"),
+        (("backfill", "--start", "2013-02-01", "--end", "2013-02-01", "--symbols", "x"), "'x'"),
+    ],
+)
+def test_a_wrong_argument_is_one_line(demonstrated, words, named):
+    home, _ = demonstrated
+    done = command(home, *words)
+    assert done.returncode == 1
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("feature-pipeline: ")
+    assert named in line
+
+
+def test_an_empty_store_has_no_vector_to_show(make_home):
+    done = command(make_home(), "show", "AAPL")
+    assert done.returncode == 1
+    (line,) = done.stderr.strip().splitlines()
+    assert "feature-pipeline migrate" in line or "no state vector of AAPL" in line
