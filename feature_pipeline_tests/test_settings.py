@@ -45,7 +45,6 @@ def test_the_environment_is_read(monkeypatch, tmp_path):
         ("UI_PORT", "70000"),
         ("MAX_PARTITIONS_PER_RUN", "-1"),
         ("DATABASE_TIMEOUT_S", "0"),
-        ("REDIS_TIMEOUT_MS", "soon"),
         ("HOLE_WAIT_S", "-3"),
         ("UNIVERSE", "/nowhere/universe.yaml"),
         ("DATABASE_URL", "mysql://u:p@host/db"),
