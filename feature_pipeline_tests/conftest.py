@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +21,9 @@ from feature_pipeline.stack.redis import EmbeddedRedis
 for _name in [name for name in os.environ if name.startswith("FEATURE_PIPELINE_")]:
     if not _name.startswith("FEATURE_PIPELINE_TEST_"):
         del os.environ[_name]
+
+# A shell that starts us in the background has us ignore Ctrl-C, and what we start would inherit it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TIMESCALEDB_VARIABLE = "FEATURE_PIPELINE_TEST_TIMESCALEDB_URL"
 

@@ -14,7 +14,6 @@ from datetime import date, timedelta
 from typing import Any
 
 import dagster as dg
-import polars as pl
 
 from feature_pipeline.definitions import JOB, build_defs
 from feature_pipeline.features.catalogue import TABLES
@@ -94,7 +93,7 @@ def main(database_url: str) -> dict[str, float]:
 def _body_seconds(result: dg.ExecuteInProcessResult, asset: str) -> float:
     """From the last input loaded to the output returned: the asset's own computation."""
     times: dict[str, list[float]] = {}
-    for record in result.dagster_run and _records(result):
+    for record in _records(result):
         if record.step_key == asset and record.dagster_event:
             times.setdefault(record.dagster_event.event_type_value, []).append(record.timestamp)
     return times["STEP_OUTPUT"][0] - max(times["LOADED_INPUT"])
@@ -109,5 +108,4 @@ def _records(result: dg.ExecuteInProcessResult) -> Any:
 
 
 if __name__ == "__main__":
-    pl.Config.set_tbl_rows(20)
     print("RESULT " + json.dumps(main(sys.argv[1])))  # noqa: T201

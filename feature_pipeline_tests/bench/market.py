@@ -37,17 +37,17 @@ def _instrument(name: str, asset_class: str, sector: str, start: date) -> str:
 
 
 class SyntheticSource:
-    """Random walks, no actions and no documents; macro series from the sample."""
+    """Waves for prices, no actions and no documents; macro series from the sample."""
 
     name = "synthetic"
     publication_delay = timedelta(minutes=15)
 
     def bars(self, instruments: Sequence[Instrument], start: date, end: date) -> Fetched:
-        """The same bars for any range: a walk is a function of symbol and session."""
+        """The same bars for any range: prices are a function of symbol and session."""
         frame = expected_sessions(instruments, start, end)
         day = frame["time"].dt.epoch("d").to_numpy().astype(float)
         phase = frame["symbol"].rle_id().to_numpy() * 0.7
-        noise = np.random.default_rng(3).normal(0, 0.01, frame.height)
+        noise = 0.01 * np.sin(day * 12.9898 + phase * 78.233)
         close = 100 * np.exp(
             0.3 * np.sin(day / 97 + phase) + 0.1 * np.sin(day / 11 + phase) + noise
         )
