@@ -330,6 +330,11 @@ CORPORATE_ACTIONS = TableSchema(
     rules=(
         Rule("kind is neither split nor dividend", ~pl.col("kind").is_in(["split", "dividend"])),
         Rule("value is missing or not positive", _not_finite("value") | (pl.col("value") <= 0)),
+        # Whatever day it was reported on: the session of the ex-date opened knowing it.
+        Rule(
+            "it is said to be known only after its ex-date",
+            pl.col("available_at") >= pl.col("time") + pl.duration(days=1),
+        ),
     ),
     history=True,
     may_be_empty=True,

@@ -65,7 +65,7 @@ class Settings(BaseSettings):
         default=300.0, gt=0, description="deadline of one database statement, kept by the client"
     )
     hole_wait_s: float = Field(
-        default=60.0, ge=0, description="how long a read waits for a day that is being written"
+        default=900.0, ge=0, description="how long a read waits for a day that is being written"
     )
 
     def __init__(self, **values: Any) -> None:

@@ -66,8 +66,8 @@ def session_grid(
         since_gap: rows since the last one that cannot be used here: an unusable one, or one that
             became available after this one (`last_late`); 0 on an unusable row, NO_GAP without any.
         split_factor: price as traded / price on the basis of the symbol's last bar.
-        dividend_factor: total-return price / split-adjusted price; NaN before a dividend not
-            smaller than the close before it, which cannot be right.
+        dividend_factor: total-return price / split-adjusted price. A dividend not smaller than the
+            close before it cannot be right and is left out: what was computed before it stays.
     """
     rows = in_order(bars)
     rows = rows.with_columns(usable=_usable(rows, prices))
@@ -172,7 +172,7 @@ def _factors(rows: pl.DataFrame, actions: pl.DataFrame) -> tuple[pl.Series, pl.S
     row, begins = events["row"].to_numpy(), first_rows(rows["group"])
     return (
         _following_product(row, events["split"].to_numpy(), begins, rows.height),
-        _following_product(row, np.where(kept > 0, kept, np.nan), begins, rows.height),
+        _following_product(row, np.where(kept > 0, kept, 1.0), begins, rows.height),
     )
 
 

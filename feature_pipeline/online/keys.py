@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from feature_pipeline.errors import OnlineError
-from feature_pipeline.schemas import STATE_VECTOR_FIELDS
+from feature_pipeline.schemas import STATE_VECTOR_FIELDS, TIMEFRAMES
 
 SENTINEL = "feature_pipeline:online"
 """Says whether everything was published; absent once Redis was lost (see `rebuild`)."""
@@ -27,7 +27,12 @@ CHANNEL_REGIME = "regime"
 CHANNEL_ALERTS = "alerts"
 """Hint: the message is the key for which a value from the future was refused."""
 
-OWN_PATTERNS = ("sv:*:*", "features:*:*", "regime:*:*", "sentiment:*:*", "macro:*")
+OWN_PATTERNS = (
+    *(f"{kind}:{timeframe}:*" for kind in ("sv", "features", "regime") for timeframe in TIMEFRAMES),
+    "sentiment:*:news",
+    "sentiment:*:reddit",
+    "macro:*",
+)
 """Every key that the pipeline writes, the sentinel apart."""
 
 

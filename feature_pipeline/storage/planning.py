@@ -6,6 +6,7 @@ lookbacks. Reading and writing what the plan names is the store's (`store.py`).
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
@@ -86,10 +87,11 @@ class Planner:
         names = None if symbols is None else tuple(self.universe.resolve(s).id for s in symbols)
         token = self.ledger.next_token()
         days = self._with_history(table, start, end, names)
-        if names is not None and table.mode == "accumulate":
+        if _collects(table):
             # A day of events counts as collected for everybody: the first time it has to be.
-            written = self.ledger.revisions(asset, *_span(days))["day"]
-            names = names if without(days, written).is_empty() else None
+            if names is not None and self._incomplete(table, *_span(days), None).len():
+                names = None
+            code_version = f"{code_version}{self._everybody}"
         plan = WritePlan(
             table,
             Writing(token, run_id, code_version),
@@ -176,6 +178,13 @@ class Planner:
                     first = min(first, self.reach(needed, begins)[0])
         return first
 
+    @property
+    def _everybody(self) -> str:
+        """Whom a day of events was collected for: part of its code version in the ledger. Rows of
+        events cannot tell, and a split of an instrument that joined since would go unnoticed."""
+        digest = hashlib.sha256("\n".join(self.universe.symbols).encode()).hexdigest()[:16]
+        return f" for@{digest}"
+
     def _with_history(
         self, table: TableSchema, start: date, end: date, symbols: Sequence[str] | None
     ) -> pl.Series:
@@ -195,7 +204,11 @@ class Planner:
         A day is written for the instruments of its time: one that joined the universe since, or
         that a run for single symbols left out, is missing from it and no exception says why.
         """
-        if table.derived or not on_grid(table):
+        if _collects(table):
+            complete = pl.col("code_version").str.ends_with(self._everybody)
+            collected = self.ledger.rows(table.asset, start, end).filter(complete)["day"]
+            return without(self.expected_days(table, start, end), collected)
+        if table.derived:
             return self.uncollected(table, start, end)
         finished = self.finished(start, end)
         rows = self.ledger.rows(table.asset, start, end).group_by("day").agg(pl.col("rows").sum())
@@ -298,6 +311,11 @@ class Planner:
                 for part in (unknown, failed.unique(["day", "symbol"], keep="first"))
             ]
         return pl.concat(found).filter(pl.col("day").is_in(days.implode()))
+
+
+def _collects(table: TableSchema) -> bool:
+    """Whether it accumulates what sources say: a day without rows may be complete."""
+    return not table.derived and table.mode == "accumulate"
 
 
 def on_grid(table: TableSchema) -> bool:

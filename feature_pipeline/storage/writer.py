@@ -113,7 +113,11 @@ class Writer:
     ) -> _Done:
         """Everything between BEGIN and COMMIT; returns what it did."""
         # A writer whose machine vanished must not keep others out until TCP notices, in hours.
-        connection.execute("SET LOCAL idle_in_transaction_session_timeout = '5min'")
+        connection.execute(
+            "SET LOCAL idle_in_transaction_session_timeout = '5min';"
+            # Else TimescaleDB refuses to rewrite large compressed days; elsewhere it is a name.
+            " SET LOCAL timescaledb.max_tuples_decompressed_per_dml_transaction = 0"
+        )
         self.trace("lock")
         connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", lock)
         ledger = statements.ledger_of(connection, table, batch.days)
@@ -218,7 +222,10 @@ class Writer:
         with self.database.connection() as connection:
             connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", lock)
             ledger = statements.ledger_of(connection, table, days)
-        ours = ledger.filter(pl.col("source") == source, pl.col("token") >= writing.token)
+        # A newer writer of whole days would have fenced us; one that only adds says nothing of us.
+        token = pl.col("token")
+        theirs = token == writing.token if table.mode == "accumulate" else token >= writing.token
+        ours = ledger.filter(pl.col("source") == source, theirs)
         return days.len() > 0 and days.is_in(ours["day"].implode()).all()
 
 

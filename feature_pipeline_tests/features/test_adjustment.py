@@ -102,10 +102,9 @@ def test_actions_touch_their_own_symbol_only():
     assert split == [1, 1, 2, 1, 1, 1]
 
 
-def test_a_dividend_as_large_as_the_price_is_no_factor():
+def test_a_dividend_as_large_as_the_price_changes_nothing_before_it():
     _, dividend = factors(bars([10, 10, 10]), actions((1, "dividend", 10.0)))
-    assert dividend[0] != dividend[0]
-    assert dividend[1:] == [1, 1]
+    assert dividend == [1, 1, 1]
 
 
 @pytest.mark.parametrize("bad", [None, float("nan"), float("inf"), 0.0, -1.0])

@@ -28,6 +28,7 @@ from feature_pipeline_tests.storage.support import (
     doubles,
     fetched,
     means,
+    nothing,
     run_doubles,
     run_means,
     sessions,
@@ -214,6 +215,22 @@ def test_for_single_symbols(desk: Desk) -> None:
 
 
 # -- holes ----------------------------------------------------------------------------------------
+
+
+def test_events_are_collected_again_for_who_joined_since(desk: Desk) -> None:
+    """Rows of events cannot tell whom they were collected for: a split would go unnoticed."""
+    actions = TOY["corporate_actions"]
+    desk.write("corporate_actions", nothing("A", "BB", "CCC", table=actions))
+    assert desk.store.pending("corporate_actions", *JANUARY, "1").is_empty()
+    desk.write("corporate_actions", nothing("A", table=actions), symbols=["A"])
+    assert desk.store.pending("corporate_actions", *JANUARY, "1").is_empty()
+    joined = Store(desk.store.database, universe("A", "BB", "CCC", "D"), TOY, clock=desk.clock)
+    assert joined.pending("corporate_actions", *JANUARY, "1").len() == 31
+    plan = joined.plan(
+        "corporate_actions", *JANUARY, run_id="late", code_version="1", symbols=["A"]
+    )
+    plan.intent.close()
+    assert plan.symbols is None  # everybody is asked once more
 
 
 def test_nothing_is_computed_on_a_hole(desk: Desk) -> None:
