@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 import dagster as dg
 import redis
@@ -16,7 +16,7 @@ from feature_pipeline.errors import SettingsError
 from feature_pipeline.features.catalogue import TABLES, code_version, definitions
 from feature_pipeline.online.client import publishing_client
 from feature_pipeline.schemas import STATE_VECTOR_FIELDS
-from feature_pipeline.settings import Settings
+from feature_pipeline.settings import PREFIX, Settings
 from feature_pipeline.sources.lexicon import LexiconScorer
 from feature_pipeline.sources.sample import SampleSource
 from feature_pipeline.storage import registry
@@ -27,20 +27,15 @@ from feature_pipeline.storage.store import Store
 from feature_pipeline.universe import DEFAULT, Universe
 
 
-def store(settings: Settings, universe: Universe | None = None) -> Store:
+def store(settings: Settings) -> Store:
     """The store of the settings' database.
 
     Raises:
         SettingsError: there is no database.
     """
-    if settings.database_url is None:
-        raise SettingsError(
-            "FEATURE_PIPELINE_DATABASE_URL is not set; set it, or start the command with "
-            "`feature-pipeline run -- COMMAND` to use the embedded stack"
-        )
     return Store(
-        Database(settings.database_url.get_secret_value(), settings.database_timeout_s),
-        universe or load_universe(settings),
+        Database(_address(settings, "database_url"), settings.database_timeout_s),
+        load_universe(settings),
         TABLES,
         wait=timedelta(seconds=settings.hole_wait_s),
     )
@@ -82,12 +77,17 @@ def redis_client(settings: Settings) -> redis.Redis:
     Raises:
         SettingsError: there is no Redis.
     """
-    if settings.redis_url is None:
+    return publishing_client(_address(settings, "redis_url"))
+
+
+def _address(settings: Settings, name: Literal["database_url", "redis_url"]) -> str:
+    address = getattr(settings, name)
+    if address is None:
         raise SettingsError(
-            "FEATURE_PIPELINE_REDIS_URL is not set; set it, or start the command with "
+            f"{PREFIX}{name.upper()} is not set; set it, or start the command with "
             "`feature-pipeline run -- COMMAND` to use the embedded stack"
         )
-    return publishing_client(settings.redis_url.get_secret_value())
+    return str(address.get_secret_value())
 
 
 def default_resources(settings: Settings) -> dict[str, Any]:

@@ -23,13 +23,13 @@ STORAGE = "storage"
 Group = Literal["raw", "signals", "vectors", "online"]
 
 
-def table_asset(asset: str, *, group: Group, kinds: set[str], **more: Any) -> dict[str, Any]:
+def table_asset(asset: str, *, group: Group) -> dict[str, Any]:
     """Keyword arguments for `dg.asset`: name, partitions, inputs, columns, code version."""
     table = TABLES[asset]
     return {
         "name": asset,
         "group_name": group,
-        "kinds": {*kinds, "timescaledb"},
+        "kinds": {"polars", "timescaledb"},
         "io_manager_key": STORAGE,
         "partitions_def": DAILY,
         "deps": [] if table.derived or not _about_instruments(table) else ["instruments"],
@@ -42,7 +42,6 @@ def table_asset(asset: str, *, group: Group, kinds: set[str], **more: Any) -> di
         "retry_policy": dg.RetryPolicy(
             max_retries=2, delay=1, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS
         ),
-        **more,
     }
 
 

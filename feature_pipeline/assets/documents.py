@@ -7,11 +7,13 @@ import dagster as dg
 
 from feature_pipeline.assets.declare import fetch, table_asset
 from feature_pipeline.schemas import Fetched
+from feature_pipeline.sources import Channel
 from feature_pipeline.storage.io_manager import StorageIOManager
+from feature_pipeline.storage.store import WritePlan
 from feature_pipeline.universe import Universe
 
 
-@dg.asset(**table_asset("news", group="raw", kinds={"polars"}))
+@dg.asset(**table_asset("news", group="raw"))
 def news(
     context: dg.AssetExecutionContext,
     storage: dg.ResourceParam[StorageIOManager],
@@ -23,17 +25,10 @@ def news(
     Documents accumulate: a feed that answers empty deletes nothing. One that is collected live
     becomes available at the later of its publication and the moment it was first seen.
     """
-    plan = storage.plan(context)
-    return fetch(
-        plan,
-        universe,
-        sources,
-        "news",
-        lambda s, which: s.documents("news", which, *plan.window),
-    )
+    return _collect("news", storage.plan(context), universe, sources)
 
 
-@dg.asset(**table_asset("reddit", group="raw", kinds={"polars"}))
+@dg.asset(**table_asset("reddit", group="raw"))
 def reddit(
     context: dg.AssetExecutionContext,
     storage: dg.ResourceParam[StorageIOManager],
@@ -44,11 +39,12 @@ def reddit(
 
     Written like `news`, into the same table `documents`.
     """
-    plan = storage.plan(context)
+    return _collect("reddit", storage.plan(context), universe, sources)
+
+
+def _collect(
+    channel: Channel, plan: WritePlan, universe: Universe, sources: Mapping[str, Any]
+) -> dict[str, Fetched]:
     return fetch(
-        plan,
-        universe,
-        sources,
-        "reddit",
-        lambda s, which: s.documents("reddit", which, *plan.window),
+        plan, universe, sources, channel, lambda s, which: s.documents(channel, which, *plan.window)
     )

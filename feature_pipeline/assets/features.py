@@ -8,7 +8,7 @@ from feature_pipeline.features.price_features import compute_features
 from feature_pipeline.universe import Universe
 
 
-@dg.asset(**table_asset("features_1d", group="signals", kinds={"polars"}))
+@dg.asset(**table_asset("features_1d", group="signals"))
 def features_1d(
     ohlcv_1d: pl.DataFrame,
     corporate_actions: pl.DataFrame,

@@ -7,7 +7,7 @@ from feature_pipeline.assets.declare import table_asset
 from feature_pipeline.features.indicators import compute_indicators
 
 
-@dg.asset(**table_asset("indicators_1d", group="signals", kinds={"polars"}))
+@dg.asset(**table_asset("indicators_1d", group="signals"))
 def indicators_1d(ohlcv_1d: pl.DataFrame, corporate_actions: pl.DataFrame) -> pl.DataFrame:
     """Moving averages, RSI, MACD, ATR, Bollinger bands and ADX on the split-adjusted series.
 

@@ -9,7 +9,7 @@ from feature_pipeline.sources import MacroSource
 from feature_pipeline.storage.io_manager import StorageIOManager
 
 
-@dg.asset(**table_asset("macro_indicators", group="raw", kinds={"polars"}))
+@dg.asset(**table_asset("macro_indicators", group="raw"))
 def macro_indicators(
     context: dg.AssetExecutionContext,
     storage: dg.ResourceParam[StorageIOManager],

@@ -7,7 +7,7 @@ from feature_pipeline.assets.declare import table_asset
 from feature_pipeline.features.regime import predict_regime
 
 
-@dg.asset(**table_asset("regime_predictions_1d", group="signals", kinds={"polars"}))
+@dg.asset(**table_asset("regime_predictions_1d", group="signals"))
 def regime_predictions_1d(indicators_1d: pl.DataFrame) -> pl.DataFrame:
     """Trend, range or transition: a rule on ADX and Bollinger width with hysteresis.
 

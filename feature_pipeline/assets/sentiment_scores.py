@@ -7,7 +7,7 @@ from feature_pipeline.assets.declare import table_asset
 from feature_pipeline.sources import Scorer
 
 
-@dg.asset(**table_asset("sentiment_scores", group="signals", kinds={"polars"}))
+@dg.asset(**table_asset("sentiment_scores", group="signals"))
 def sentiment_scores(
     news: pl.DataFrame, reddit: pl.DataFrame, scorer: dg.ResourceParam[Scorer]
 ) -> pl.DataFrame:

@@ -7,7 +7,7 @@ from feature_pipeline.assets.declare import table_asset
 from feature_pipeline.features.state_vector import compute_state_vectors
 
 
-@dg.asset(**table_asset("state_vectors_1d", group="vectors", kinds={"polars"}))
+@dg.asset(**table_asset("state_vectors_1d", group="vectors"))
 def state_vectors_1d(
     ohlcv_1d: pl.DataFrame,
     corporate_actions: pl.DataFrame,
