@@ -140,7 +140,7 @@ def _follow(
     runs: Mapping[Future[str | None], Chunk], ledger: Ledger, progress: Callable[[int], None]
 ) -> None:
     """Wait for the runs, tell how far they are, and stop at the first that failed."""
-    finished, running = 0, set(runs)
+    finished, furthest, running = 0, 0, set(runs)
     while running:
         done, running = wait(running, timeout=_POLL_S, return_when=FIRST_COMPLETED)
         for future in done:
@@ -156,10 +156,12 @@ def _follow(
             finished += runs[future].partitions
         # A run writes history that consumers need as well, and does not touch what is right.
         under_way = (
-            min(chunk.partitions, ledger.written_by([chunk.run_id]))
+            min(chunk.partitions, ledger.written_by(chunk.run_id))
             for chunk in (runs[future] for future in running if future.running())
         )
-        progress(finished + sum(under_way))
+        # Of days that two runs need as history, the ledger names whoever came last.
+        furthest = max(furthest, finished + sum(under_way))
+        progress(furthest)
 
 
 def _end(workers: Sequence[BaseProcess]) -> None:

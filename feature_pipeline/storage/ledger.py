@@ -6,7 +6,6 @@ data, and with them the ledger's own, is the writer's (`writer.py`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 
@@ -88,12 +87,12 @@ class Ledger:
             " ORDER BY day, symbol, source"
         )
 
-    def written_by(self, run_ids: Sequence[str]) -> int:
-        """How many partitions these runs have written, or found to be right, so far."""
+    def written_by(self, run_id: str) -> int:
+        """How many partitions this run has written, or found to be right, so far."""
         with self._database.connection() as connection:
             row = connection.execute(
-                "SELECT count(DISTINCT (asset, day)) FROM partition_ledger WHERE run_id = ANY(%s)",
-                [list(run_ids)],
+                "SELECT count(DISTINCT (asset, day)) FROM partition_ledger WHERE run_id = %s",
+                [run_id],
             ).fetchone()
         assert row is not None
         return int(row[0])
