@@ -22,6 +22,7 @@ _SCHEMES = {
     "database_url": ("postgresql", "postgres"),
     "dagster_database_url": ("postgresql+psycopg2",),
     "redis_url": ("redis", "rediss", "unix"),
+    "alert_webhook": ("https", "http"),
 }
 
 
@@ -67,6 +68,12 @@ class Settings(BaseSettings):
     hole_wait_s: float = Field(
         default=900.0, ge=0, description="how long a read waits for a day that is being written"
     )
+    refetch_days: int = Field(
+        default=7, ge=0, description="days before today that a schedule asks for again"
+    )
+    alert_webhook: SecretStr | None = Field(
+        default=None, description="https:// address that failures are sent to, as JSON"
+    )
 
     def __init__(self, **values: Any) -> None:
         try:
@@ -74,7 +81,7 @@ class Settings(BaseSettings):
         except ValidationError as error:
             raise SettingsError(_one_line(error)) from None
 
-    @field_validator("database_url", "dagster_database_url", "redis_url")
+    @field_validator("database_url", "dagster_database_url", "redis_url", "alert_webhook")
     @classmethod
     def _usable_url(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
         if value is not None and info.field_name is not None:
