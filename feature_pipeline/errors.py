@@ -29,6 +29,14 @@ class MissingPartitionError(FeaturePipelineError):
     """A day that a computation reads should exist and has not been written."""
 
 
+class FeatureError(FeaturePipelineError):
+    """A feature is unknown, ambiguous, or cannot be asked for or declared like that."""
+
+
+class QuarantineError(FeaturePipelineError):
+    """A rejected row is not there, or cannot be accepted."""
+
+
 class DatabaseError(FeaturePipelineError):
     """The database cannot be reached, refuses the credentials, or did not answer in time."""
 

@@ -178,6 +178,11 @@ class TableSchema:
         return tuple(c.name for c in self.columns)
 
     @property
+    def about_instruments(self) -> bool:
+        """Whether a row speaks of one instrument, or of some."""
+        return not {"symbol", "symbols"}.isdisjoint(self.names)
+
+    @property
     def by_symbol(self) -> bool:
         """Whether a row belongs to one symbol."""
         return "symbol" in self.names

@@ -31,6 +31,8 @@ DEFAULT = Path(str(resources.files("feature_pipeline") / "universe.yaml"))
 CALENDARS_FROM = "1990-01-01"
 """Calendars are built from here to the end of next year."""
 
+SourceKind = Literal["bars", "actions", "news", "reddit"]
+
 Name = Annotated[str, Field(min_length=1, pattern=r"^\S+( \S+)*$")]
 
 
@@ -183,6 +185,11 @@ class Universe:
     def symbols(self) -> tuple[str, ...]:
         """All ids, sorted."""
         return tuple(self._by_id)
+
+    def providers(self, kind: SourceKind) -> dict[str, str]:
+        """Id -> who collects that of it; without those of which it is not collected."""
+        named = {i.id: getattr(i.source, kind) for i in self.instruments}
+        return {name: provider for name, provider in named.items() if provider is not None}
 
     @property
     def first_day(self) -> date:

@@ -6,14 +6,17 @@ Nothing here says what a feature is, or how it is computed: a feature that is no
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
+from functools import cache
 from importlib.metadata import version as installed_version
 
 import polars as pl
 
+from feature_pipeline.errors import FeatureError
 from feature_pipeline.features.declarations import (
     ACTIONS,
+    BARS,
     FEATURES,
     FEATURES_ASSET,
     INDICATORS,
@@ -28,6 +31,17 @@ from feature_pipeline.features.declarations import (
     STATE_FIELDS,
     Feature,
 )
+from feature_pipeline.features.dependencies import (
+    ColumnGraph,
+    ColumnRef,
+    Declared,
+    Reads,
+    across_tables,
+    column_graph,
+    following,
+    reached,
+    version_of,
+)
 from feature_pipeline.schemas import (
     BAR_TIME,
     SOURCE,
@@ -41,6 +55,7 @@ from feature_pipeline.schemas import (
 )
 
 __all__ = [
+    "DECLARED",
     "FEATURES",
     "FEATURES_1D",
     "INDICATORS",
@@ -53,7 +68,12 @@ __all__ = [
     "Feature",
     "build_tables",
     "code_version",
+    "column_inputs",
     "definitions",
+    "dependents",
+    "find",
+    "over_universe",
+    "touched",
 ]
 
 # -- tables ---------------------------------------------------------------------------------------
@@ -230,29 +250,156 @@ TABLES = build_tables("vader", installed_version("vaderSentiment"))
 FEATURES_1D = TABLES[FEATURES_ASSET]
 STATE_VECTORS_1D = TABLES[STATE_ASSET]
 
-_HELD: dict[str, tuple[str, ...]] = {
-    SCORES: (f"{SCORES}@{SENTIMENT_VERSION}",),
-    INDICATORS_ASSET: tuple(feature.tag for feature in INDICATORS),
-    FEATURES_ASSET: tuple(feature.tag for feature in FEATURES),
-    REGIME_ASSET: (f"regime@{REGIME_MODEL_VERSION}",),
-    STATE_ASSET: tuple(field.tag for field in STATE_FIELDS),
+# -- what follows from what -----------------------------------------------------------------------
+
+DECLARED: Declared = {
+    INDICATORS_ASSET: INDICATORS,
+    FEATURES_ASSET: FEATURES,
+    STATE_ASSET: STATE_FIELDS,
 }
+"""Asset -> its features, in the order of their columns."""
 
 
-def code_version(asset: str, tables: Mapping[str, TableSchema] = TABLES) -> str:
+def _keys(of: str) -> dict[str, Reads]:
+    return {column.name: {of: (column.name,)} for column in (SYMBOL, *BAR_TIME)}
+
+
+def _of_documents(*names: str) -> Reads:
+    return {"news": names, "reddit": names}
+
+
+_RULE: Reads = {needed.asset: needed.columns for needed in REGIME_PREDICTIONS_1D.inputs}
+
+_OTHERS: dict[str, dict[str, Reads]] = {
+    SCORES: {
+        **{
+            name: _of_documents(name)
+            for name in (
+                "document_id",
+                "time",
+                "available_at",
+                "availability_basis",
+                "channel",
+                "source",
+            )
+        },
+        "symbol": _of_documents("symbols"),
+        **{name: _of_documents("title", "text") for name in ("sentiment", "label", "confidence")},
+    },
+    INDICATORS_ASSET: _keys(BARS),
+    FEATURES_ASSET: _keys(BARS),
+    REGIME_ASSET: {
+        **_keys(INDICATORS_ASSET),
+        **dict.fromkeys(("regime", "confidence", "inputs"), _RULE),
+    },
+    STATE_ASSET: {
+        **_keys(BARS),
+        "document_count": {SCORES: ("document_id", "symbol", "channel")},
+        "missing": {STATE_ASSET: tuple(field.column for field in STATE_FIELDS)},
+    },
+}
+"""What those columns of derived tables read that are no feature."""
+
+
+@cache
+def _graph() -> ColumnGraph:
+    return column_graph(TABLES, DECLARED, _OTHERS)
+
+
+def column_inputs(asset: str) -> dict[str, tuple[ColumnRef, ...]]:
+    """Column of an asset -> the columns of other tables that it is computed from; none at sources.
+
+    What follows from a column of the same table follows from that one's inputs.
+    """
+    graph = _graph()
+    return {name: across_tables(graph, ColumnRef(asset, name)) for name in TABLES[asset].names}
+
+
+def find(name: str) -> tuple[str, Feature]:
+    """The asset and the declaration of a feature, by name (its newest version) or by column.
+
+    Raises:
+        FeatureError: nothing of that name is declared; names what comes close.
+    """
+    found = [
+        (feature.version, asset, feature)
+        for asset, features in DECLARED.items()
+        for feature in features
+        if name in (feature.name, feature.column)
+    ]
+    if not found:
+        known = [feature.name for features in DECLARED.values() for feature in features]
+        close = get_close_matches(name, known, 3)
+        hint = f"did you mean {' or '.join(close)}" if close else "feature-pipeline features list"
+        raise FeatureError(f"there is no feature {name!r}; {hint}")
+    exact = [entry for entry in found if entry[2].column == name] if "__v" in name else found
+    _, asset, feature = max(exact, key=lambda entry: entry[0])
+    return asset, feature
+
+
+def dependents(name: str) -> tuple[ColumnRef, ...]:
+    """The columns that are computed from a feature, with any number of steps, in graph order.
+
+    Raises:
+        FeatureError: nothing of that name is declared.
+    """
+    asset, feature = find(name)
+    return following(_graph(), [ColumnRef(asset, feature.column)])
+
+
+def touched(name: str) -> tuple[str, ...]:
+    """The assets that a change of a feature makes stale: its own, and its dependents'.
+
+    Raises:
+        FeatureError: nothing of that name is declared.
+    """
+    asset, _ = find(name)
+    return tuple(dict.fromkeys([asset, *(ref.asset for ref in dependents(name))]))
+
+
+def code_version(
+    asset: str, tables: Mapping[str, TableSchema] = TABLES, declared: Declared = DECLARED
+) -> str:
     """A short, stable string that changes when the asset's values may: features, versions, model.
 
-    A change of an upstream asset's code is none of this one's: it shows in the upstream's content.
+    It covers the declarations of the asset's own columns and of all that these are computed from,
+    column by column: a changed feature alters the code versions of its dependents and of no other
+    asset. What is computed from other columns of a changed asset stays as it is; once that one has
+    been computed again, its consumers look at its newer revision, find what they held, and write
+    nothing.
+
+    Args:
+        asset: whose.
+        tables: the tables, with the active sentiment model in their inputs.
+        declared: the features.
     """
+    graph = column_graph(tables, declared, _OTHERS)
     model = {
         f"{reader.asset}.{name}={value}"
         for table in tables.values()
         for reader in table.inputs
-        if reader.asset == SCORES and (table.asset == asset or asset == SCORES)
+        if reader.asset == SCORES
         for name, value in reader.where.items()
     }
-    held = _HELD.get(asset, (f"{asset}@1",))
-    return hashlib.sha256("\n".join([*held, *sorted(model)]).encode()).hexdigest()[:16]
+    held = {
+        SCORES: (f"{SCORES}@{SENTIMENT_VERSION}", *model),
+        REGIME_ASSET: (f"regime@{REGIME_MODEL_VERSION}",),
+        **{table.asset: (f"{table.asset}@1",) for table in SOURCE_TABLES},
+    }
+    return version_of(asset, graph, declared, lambda of: held.get(of, ()))
+
+
+def over_universe(asset: str) -> bool:
+    """Whether values of an asset follow from the universe's members, sectors or benchmark."""
+    graph = _graph()
+    aggregates = {
+        ColumnRef(of, feature.column)
+        for of, features in DECLARED.items()
+        for feature in features
+        if feature.universe
+    }
+    own = (ColumnRef(asset, name) for name in TABLES[asset].names)
+    return not aggregates.isdisjoint(reached(graph, own))
 
 
 def definitions() -> pl.DataFrame:
@@ -280,11 +427,7 @@ def definitions() -> pl.DataFrame:
                 "lookback_bars": feature.lookback_bars,
                 "lookback_days": feature.lookback_days,
             }
-            for table, features in (
-                (INDICATORS_ASSET, INDICATORS),
-                (FEATURES_ASSET, FEATURES),
-                (STATE_ASSET, STATE_FIELDS),
-            )
+            for table, features in DECLARED.items()
             for feature in features
         ]
     )

@@ -56,7 +56,8 @@ class Feature:
         lookback_bars: prior bars its value depends on, besides the current one.
         lookback_days: UTC days before the bar's own that its events reach back.
         part: the field it takes where the expression yields a struct that several share.
-        needs: features of the same table that its expression reads.
+        needs: columns of the same table that its expression reads.
+        universe: whether it aggregates over the universe: its members, sectors or benchmark.
         basis: `own day` - a price, computed on the split-adjusted series and brought back to the
             basis of its own day; `none` - splits do not change it.
     """
@@ -72,6 +73,7 @@ class Feature:
     lookback_days: int = 0
     part: str = ""
     needs: tuple[str, ...] = ()
+    universe: bool = False
     basis: Literal["own day", "none"] = "none"
 
     @property
@@ -92,6 +94,12 @@ class Feature:
     def tag(self) -> str:
         """Name and version, as code versions list it."""
         return f"{self.name}@{self.version}"
+
+    @property
+    def lookback(self) -> str:
+        """How far back it looks, in words; nothing where it does not."""
+        spans = ((self.lookback_bars, "bar"), (self.lookback_days, "day"))
+        return ", ".join(f"{n} {unit}{'s' * (n > 1)}" for n, unit in spans if n)
 
     @property
     def schema(self) -> Column:
@@ -287,6 +295,7 @@ FEATURES: tuple[Feature, ...] = (
         expression=ex.sector_momentum,
         lookback_bars=20,
         needs=("returns_20d",),
+        universe=True,
     ),
     Feature(
         name="market_beta_60d",
@@ -296,6 +305,7 @@ FEATURES: tuple[Feature, ...] = (
         inputs=_CLOSES,
         expression=partial(ex.market_beta, BETA_BARS, BETA_LEAST),
         lookback_bars=BETA_BARS,
+        universe=True,
     ),
     Feature(
         name="news_sentiment_24h",

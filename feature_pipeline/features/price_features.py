@@ -15,11 +15,12 @@ from feature_pipeline.features.adjustment import KEYS, session_grid
 from feature_pipeline.features.declarations import (
     BARS,
     FEATURES,
+    INDICATORS_ASSET,
     NEWS_HOURS,
     SOCIAL_DAYS,
     Feature,
 )
-from feature_pipeline.features.sentiment import decayed_sentiment, document_count
+from feature_pipeline.features.sentiment import decayed_sentiment, document_count, event_moments
 from feature_pipeline.schemas import UTC_TIME
 
 
@@ -36,7 +37,7 @@ def compute_features(
     Args:
         bars: KEYS, close, volume as traded; gap rows included.
         actions: symbol, time (ex-date), available_at, kind, value.
-        indicators: symbol, time, sma_50, bb_upper, bb_lower.
+        indicators: symbol, time, and what the features read of them.
         sentiment_scores: of one model: document_id, symbol, available_at, channel, sentiment,
             confidence; days not collected as rows without document_id.
         members: symbol, sector, from, to (UTC, to exclusive, null = open).
@@ -58,16 +59,18 @@ def compute_features(
     )
     grid = _with_benchmark(grid, benchmark)
     grid = _with_sector(grid, members)
+    read = {name for feature in FEATURES for name in feature.inputs.get(INDICATORS_ASSET, ())}
     grid = grid.join(
-        indicators.select("symbol", "time", "sma_50", "bb_upper", "bb_lower"),
+        indicators.select("symbol", "time", *sorted(read)),
         on=["symbol", "time"],
         how="left",
         maintain_order="left",
     )
+    moments = event_moments(grid)
     grid = grid.with_columns(
-        news_24h=decayed_sentiment(grid, sentiment_scores, timedelta(hours=NEWS_HOURS), "news"),
+        news_24h=decayed_sentiment(moments, sentiment_scores, timedelta(hours=NEWS_HOURS), "news"),
         reddit_7d=document_count(
-            grid, sentiment_scores, timedelta(days=SOCIAL_DAYS), "reddit"
+            moments, sentiment_scores, timedelta(days=SOCIAL_DAYS), "reddit"
         ).cast(pl.Float64),
     )
     return evaluate(grid, FEATURES)

@@ -1,11 +1,12 @@
-"""Aggregates of document scores over the time before each bar's moment.
+"""Scores of documents, and their aggregates over the time before each bar's moment.
 
-How scores become one number per (symbol, moment). How a document gets its score is the scorer's
-business, not this module's.
+How documents become rows of scores, and scores one number per (symbol, moment). How a text gets its
+score is the scorer's business, not this module's.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 import numpy as np
@@ -17,6 +18,49 @@ from feature_pipeline.schemas import UTC_TIME
 HALF_LIFE = timedelta(hours=6)
 
 _DAY = timedelta(days=1)
+
+
+def score_documents(
+    documents: pl.DataFrame,
+    score: Callable[[Sequence[str]], pl.DataFrame],
+    model: str,
+    revision: str,
+) -> pl.DataFrame:
+    """A score per document and symbol that it speaks of, available when the document is.
+
+    Args:
+        documents: document_id, symbols, title, text and what goes along; a row without document_id
+            is a day that was not collected, and yields none.
+        score: the sentiment, label and confidence of texts, in their order.
+        model, revision: whose score it is.
+
+    Returns:
+        The columns of `documents` with symbol, sentiment, label, confidence, model and
+        model_revision instead of symbols, title and text.
+    """
+    documents = documents.filter(pl.col("document_id").is_not_null())
+    texts = documents.select(pl.concat_str("title", "text", separator=". ", ignore_nulls=True))
+    return (
+        documents.hstack(score(texts.to_series().to_list()))
+        .drop("title", "text")
+        .with_columns(model=pl.lit(model), model_revision=pl.lit(revision))
+        .explode("symbols")
+        .rename({"symbols": "symbol"})
+    )
+
+
+def event_moments(bars: pl.DataFrame) -> pl.DataFrame:
+    """`symbol` and, as `available_at`, the moment up to which events count for each bar.
+
+    The bar's own `available_at`, but not beyond its UTC day: what a market that closes at midnight
+    hears after it, while its bar is being published, is in the next day's partition, and a run of
+    the day alone would not read it.
+    """
+    end = pl.col("time").dt.truncate("1d") + pl.duration(days=1) - pl.duration(microseconds=1)
+    until = pl.when(pl.col("available_at").is_not_null()).then(
+        pl.min_horizontal("available_at", end)
+    )
+    return bars.select("symbol", available_at=until)
 
 
 def decayed_sentiment(

@@ -18,7 +18,7 @@ from feature_pipeline.features.declarations import (
     STATE_FIELDS,
 )
 from feature_pipeline.features.price_features import evaluate
-from feature_pipeline.features.sentiment import decayed_sentiment, document_count
+from feature_pipeline.features.sentiment import decayed_sentiment, document_count, event_moments
 
 MACRO_MAX_AGE = timedelta(days=10)
 """A macro value released longer ago is missing."""
@@ -68,11 +68,11 @@ def compute_state_vectors(
             how="left",
             maintain_order="left",
         )
-    day = timedelta(hours=NEWS_HOURS)
+    day, moments = timedelta(hours=NEWS_HOURS), event_moments(grid)
     grid = grid.with_columns(
-        sentiment_24h=decayed_sentiment(grid, sentiment_scores, day),
-        document_count=document_count(grid, sentiment_scores, day),
-        **{name: latest_macro(grid["available_at"], macro, name) for name in MACRO_SERIES},
+        sentiment_24h=decayed_sentiment(moments, sentiment_scores, day),
+        document_count=document_count(moments, sentiment_scores, day),
+        **{name: latest_macro(moments["available_at"], macro, name) for name in MACRO_SERIES},
     )
     vectors = evaluate(grid, STATE_FIELDS)
     count = grid.filter(pl.col("available_at").is_not_null())["document_count"]

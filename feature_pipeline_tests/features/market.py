@@ -229,3 +229,28 @@ def uncollected(frame: pl.DataFrame, day: datetime, **known: str) -> pl.DataFram
         ~pl.col("available_at").is_between(day, day + timedelta(days=1), closed="left")
     )
     return pl.concat([kept, row], how="diagonal")
+
+
+def by_hand(closes: list[float], volume: float = 1e6) -> Market:
+    """One instrument, the benchmark as well, with these closes on consecutive weekdays.
+
+    No split, no dividend, no document: what its features are can be said with pencil and paper.
+    """
+    times = sessions(len(closes))
+    close = pl.Series(closes, dtype=pl.Float64)
+    bars = pl.DataFrame({"time": times, "open": close, "close": close}).with_columns(
+        symbol=pl.lit(BENCHMARK),
+        available_at=closing(pl.col("time")),
+        availability_basis=pl.lit("assumed"),
+        high=pl.col("close") + 1,
+        low=pl.col("close") - 1,
+        volume=pl.lit(volume),
+    )
+    empty = make_market(days=30, symbols=1)
+    return Market(
+        bars=bars.select("symbol", "time", pl.exclude("symbol", "time")),
+        actions=empty.actions.clear(),
+        scores=empty.scores.clear(),
+        macro=empty.macro.clear(),
+        members=empty.members.head(1),
+    )

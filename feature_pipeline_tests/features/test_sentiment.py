@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feature_pipeline.features.sentiment import decayed_sentiment, document_count
+from feature_pipeline.features.sentiment import decayed_sentiment, document_count, event_moments
 from feature_pipeline.schemas import UTC_TIME
 
 NOW = datetime(2024, 5, 6, 20, tzinfo=UTC)
@@ -186,3 +186,21 @@ def test_a_hundred_thousand_documents_on_five_hundred_symbols_take_seconds():
     assert time.process_time() - began < 20
     assert (mean != 0).sum() == pytest.approx(count, rel=0.2)
     assert total.sum() == pytest.approx(7 * count, rel=0.01)
+
+
+def test_a_bar_hears_nothing_of_the_day_after_its_own():
+    """A market that never closes publishes its bar after midnight, from what its own day held."""
+    midnight = datetime(2024, 3, 6, tzinfo=UTC)
+    published = pl.Series([midnight + timedelta(minutes=15), None], dtype=UTC_TIME)
+    bars = pl.DataFrame(
+        {"symbol": ["A", "A"], "time": [midnight - DAY, midnight], "available_at": published}
+    )
+    until = event_moments(bars)
+    assert until["available_at"].to_list() == [midnight - timedelta(microseconds=1), None]
+    late = scores(
+        ("after", NOW - midnight - timedelta(minutes=5), 1.0, 1.0),
+        ("before", NOW - midnight + timedelta(seconds=1), -1.0, 1.0),
+    )
+    assert decayed_sentiment(until, late, DAY).to_list() == [pytest.approx(-1.0), None]
+    inside = bars.with_columns(available_at=pl.col("time") + timedelta(hours=20))
+    assert event_moments(inside)["available_at"].equals(inside["available_at"])
