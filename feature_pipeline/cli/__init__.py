@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from feature_pipeline.cli import backfill, data, stack
+from feature_pipeline.cli import backfill, data, explain, features, quarantine, stack
 from feature_pipeline.errors import FeaturePipelineError
 
 
@@ -30,17 +30,29 @@ app = typer.Typer(
     name="feature-pipeline",
     cls=_Commands,
     help="Trading features that are correct at every past moment.",
+    epilog=(
+        "Exit codes: 0 done; 1 an error that you can mend, said in one line on stderr, or `doctor` "
+        "found trouble; 2 wrong usage; 130 interrupted. `run` ends with its command's."
+    ),
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
-app.command()(stack.demo)
-app.command()(backfill.backfill)
-app.command()(data.show)
-app.add_typer(data.online, name="online")
-app.command()(stack.up)
-app.command()(stack.down)
-app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(stack.run)
-app.command()(stack.migrate)
-app.command()(stack.doctor)
+START, LOOK, REPAIR, SERVERS = "Start here", "Look", "Fill and repair", "Servers"
+_ANYTHING = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+app.command(rich_help_panel=START)(stack.demo)
+app.command(rich_help_panel=START)(stack.doctor)
+app.command(rich_help_panel=LOOK)(data.show)
+app.command(rich_help_panel=LOOK)(data.get)
+app.command(rich_help_panel=LOOK)(explain.explain)
+app.add_typer(features.features, name="features", rich_help_panel=LOOK)
+app.command(rich_help_panel=LOOK)(stack.storage)
+app.command(rich_help_panel=LOOK)(stack.logs)
+app.command(rich_help_panel=REPAIR)(backfill.backfill)
+app.add_typer(quarantine.quarantine, name="quarantine", rich_help_panel=REPAIR)
+app.add_typer(data.online, name="online", rich_help_panel=REPAIR)
+app.command(rich_help_panel=REPAIR)(stack.migrate)
+app.command(rich_help_panel=SERVERS)(stack.up)
+app.command(rich_help_panel=SERVERS)(stack.down)
+app.command(rich_help_panel=SERVERS, context_settings=_ANYTHING)(stack.run)

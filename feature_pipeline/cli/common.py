@@ -1,10 +1,13 @@
-"""What every command shares: the settings, where output goes, lists in one word, `--json`."""
+"""What every command shares: the settings, the store, where output goes, moments, `--json`."""
 
 from __future__ import annotations
 
 import math
 import sys
-from datetime import date, datetime
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from feature_pipeline.settings import Settings
+    from feature_pipeline.storage.store import Store
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for other programs.")]
 
@@ -31,13 +35,48 @@ def settings() -> Settings:
     return Settings()
 
 
+@contextmanager
+def opened() -> Iterator[tuple[Settings, Store]]:
+    """The settings with the addresses of the servers that run, and the store on their database.
+
+    Embedded servers that do not run yet are started, and stopped again at the end.
+    """
+    from feature_pipeline.resources import store
+    from feature_pipeline.stack import Stack, foreground
+
+    with foreground.until_told(), Stack(settings()) as stack:
+        current = stack.resolved_settings()
+        held = store(current)
+        with held.database:
+            yield current, held
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A moment that a person wrote, in UTC, and whether with a time zone."""
+
+    at: datetime
+    zoned: bool
+
+
+def moment(text: str, option: str) -> Asked | None:
+    """The moment that an option holds; None where it was not given.
+
+    Raises:
+        FeatureError: it is no moment.
+    """
+    from feature_pipeline.serving.lookup import parse_moment
+
+    return Asked(*parse_moment(text, option)) if text else None
+
+
 def names(text: str) -> tuple[str, ...]:
     """The words of a comma-separated option."""
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def print_json(value: Any) -> None:
-    """Print as JSON on one line: times in ISO 8601 with their zone, NaN as null."""
+    """Print as JSON on one line: times in ISO 8601 with their zone, spans in s, NaN as null."""
     import json
 
     sys.stdout.write(json.dumps(_plain(value), allow_nan=False) + "\n")
@@ -52,4 +91,6 @@ def _plain(value: Any) -> Any:
         return value if math.isfinite(value) else None
     if isinstance(value, (date, datetime)):
         return value.isoformat()
+    if isinstance(value, timedelta):
+        return value.total_seconds()
     return value

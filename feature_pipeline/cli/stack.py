@@ -1,4 +1,4 @@
-"""Commands about the servers: `demo`, `up`, `down`, `run`, `migrate`, `doctor`."""
+"""Commands about the servers: from `demo` and `up` to `doctor`, `storage` and `logs`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from feature_pipeline.cli.common import console, settings
+from feature_pipeline.cli import complete
+from feature_pipeline.cli.common import Json, console, print_json, settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -15,7 +16,13 @@ if TYPE_CHECKING:
 def demo(
     ui: Annotated[bool, typer.Option(help="Stay, with the Dagster UI, until Ctrl-C.")] = True,
 ) -> None:
-    """Everything from nothing: servers, a backfill of the sample, vectors read back from Redis."""
+    """Everything from nothing: servers, a backfill of the sample, vectors read back from Redis.
+
+    \b
+    Examples:
+      feature-pipeline demo
+      feature-pipeline demo --no-ui
+    """
     from feature_pipeline.cli import terminal
     from feature_pipeline.cli.backfill import backfill_on
     from feature_pipeline.demo import DAYS, pending, published
@@ -55,7 +62,13 @@ def demo(
 def up(
     ui: Annotated[bool, typer.Option(help="Dagster's UI, daemon and code server as well.")] = True,
 ) -> None:
-    """Start the stack in the background: PostgreSQL, Redis and Dagster, migrated and ready."""
+    """Start the stack in the background: PostgreSQL, Redis and Dagster, migrated and ready.
+
+    \b
+    Examples:
+      feature-pipeline up
+      FEATURE_PIPELINE_UI_PORT=3000 feature-pipeline up
+    """
     from feature_pipeline.stack import Stack, supervisor
 
     current = settings()
@@ -80,7 +93,13 @@ def down(
     delete: Annotated[bool, typer.Option("--delete", help="Delete its data as well.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
-    """Stop the stack of this home, whoever started it."""
+    """Stop the stack of this home, whoever started it.
+
+    \b
+    Examples:
+      feature-pipeline down
+      feature-pipeline down --delete --yes
+    """
     from feature_pipeline.stack import Stack, supervisor
 
     current = settings()
@@ -98,7 +117,14 @@ def down(
 
 
 def run(context: typer.Context) -> None:
-    """Run a command inside the stack's environment: feature-pipeline run -- COMMAND ..."""
+    """Run a command inside the stack's environment; its exit code is ours.
+
+    \b
+    Examples:
+      feature-pipeline run -- python train.py
+      feature-pipeline run -- sh -c 'psql "$FEATURE_PIPELINE_DATABASE_URL"'
+      feature-pipeline run -- dagster dev -w workspace.yaml
+    """
     if not context.args:
         raise typer.BadParameter("give a command: feature-pipeline run -- COMMAND ...")
     from feature_pipeline.stack import Stack, foreground
@@ -110,7 +136,13 @@ def run(context: typer.Context) -> None:
 
 
 def migrate() -> None:
-    """Bring the database's tables up to date."""
+    """Bring the database's tables up to date.
+
+    \b
+    Examples:
+      feature-pipeline migrate
+      FEATURE_PIPELINE_DATABASE_URL=postgresql://user@host/db feature-pipeline migrate
+    """
     from feature_pipeline.resources import prepare_database
     from feature_pipeline.stack import Stack, foreground
 
@@ -120,11 +152,25 @@ def migrate() -> None:
     console().print("the database is up to date")
 
 
-def doctor() -> None:
-    """Check settings, servers and tables: what is right, what is missing, how to fix it."""
+def doctor(as_json: Json = False) -> None:
+    """Check settings, servers and tables: what is right, what is missing, how to fix it.
+
+    Looks only. The exit code is 1 where something is wrong.
+
+    \b
+    Examples:
+      feature-pipeline doctor
+      feature-pipeline doctor --json | jq '.[] | select(.right | not)'
+    """
+    from dataclasses import asdict
+
     from feature_pipeline.stack import doctor as checks
 
-    findings = list(_shown(checks.findings()))
+    if as_json:
+        findings = list(checks.findings())
+        print_json([asdict(finding) for finding in findings])
+    else:
+        findings = list(_shown(checks.findings()))
     if not all(finding.right for finding in findings):
         raise typer.Exit(1)
 
@@ -141,3 +187,177 @@ def _shown(findings: Iterator[Any]) -> Iterator[Any]:
         table.add_row(mark, *map(escape, (finding.what, finding.found, finding.fix)))
         yield finding
     console().print(table)
+
+
+# -- storage --------------------------------------------------------------------------------------
+
+
+def storage(as_json: Json = False) -> None:
+    """What is stored, and the room it takes: tables, ledger, quarantine, Redis, Dagster.
+
+    \b
+    Examples:
+      feature-pipeline storage
+      feature-pipeline storage --json | jq '.tables[] | {table, total}'
+    """
+    from dataclasses import asdict
+
+    from feature_pipeline.errors import FeaturePipelineError
+    from feature_pipeline.online.usage import usage as redis_usage
+    from feature_pipeline.resources import redis_client, store
+    from feature_pipeline.stack import Stack, foreground
+    from feature_pipeline.storage import usage
+
+    with foreground.until_told(), Stack(settings()) as stack:
+        current = stack.resolved_settings()
+        held = store(current)
+        with held.database:
+            found: dict[str, Any] = {
+                "assets": usage.partitions(held.database).to_dicts(),
+                "tables": usage.relations(held.database, held.tables).to_dicts(),
+                "dagster": {"total": usage.schema_size(stack.dagster_database_url)},
+            }
+        try:
+            with redis_client(current) as client:
+                found["redis"] = asdict(redis_usage(client))
+        except FeaturePipelineError as error:
+            found["redis"] = {"error": str(error)}
+    if as_json:
+        print_json(found)
+    else:
+        _print_storage(found)
+
+
+def _print_storage(found: dict[str, Any]) -> None:
+    from feature_pipeline.cli.terminal import age, grid, size
+
+    out = console()
+    if found["assets"]:
+        out.print(grid(found["assets"]))
+    else:
+        out.print("no day is written yet: feature-pipeline demo, or backfill")
+    out.print()
+    sizes = ("heap", "indexes", "toast", "total")
+    tables = [row | {name: size(row[name]) for name in sizes} for row in found["tables"]]
+    if all(row["chunks"] is None for row in tables):
+        tables = [
+            {name: row[name] for name in row if name not in ("chunks", "compressed")}
+            for row in tables
+        ]
+    out.print(grid(tables))
+    total = sum(row["total"] for row in found["tables"])
+    dagster = found["dagster"]["total"]
+    out.print()
+    out.print(f"tables   {size(total)}")
+    out.print(f"Dagster  {'cannot be asked' if dagster is None else size(dagster)}")
+    redis = found["redis"]
+    if "error" in redis:
+        out.print(f"Redis    {redis['error']}", soft_wrap=True)
+        return
+    counts = ", ".join(f"{count} {kind}" for kind, count in redis["keys"].items())
+    limit = f" of {size(redis['limit'])}" if redis["limit"] else ""
+    out.print(
+        f"Redis    {size(redis['memory'])}{limit}, at most {size(redis['peak'])}: {counts}"
+        f", {redis['others']} keys of others",
+        soft_wrap=True,
+    )
+    if not redis["complete"]:
+        out.print("         not everything is published: feature-pipeline online rebuild")
+    out.print(f"         Redis {redis['version']}, up for {age(redis['uptime'])}")
+
+
+# -- logs -----------------------------------------------------------------------------------------
+
+
+def logs(
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="A log, or the id of a run (or its beginning, as the UI shows it).",
+            autocompletion=complete.logs,
+            metavar="NAME",
+            show_default=False,
+        ),
+    ] = "",
+    lines: Annotated[
+        int, typer.Option("-n", "--lines", min=0, help="How many, from the end.")
+    ] = 50,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on as it is written, until Ctrl-C.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """The stack's logs; the end of one; or what happened in a Dagster run, in words.
+
+    \b
+    Examples:
+      feature-pipeline logs
+      feature-pipeline logs dagster-daemon -n 20 --follow
+      feature-pipeline logs 3f2a91c0
+    """
+    from dataclasses import asdict
+
+    from feature_pipeline.stack import logs as room
+
+    current = settings()
+    found = room.logs(current.home)
+    names = {log.name for log in found}
+    if not name:
+        _list_logs([asdict(log) for log in found], as_json=as_json)
+    elif name.removesuffix(".log") not in names and room.looks_like_a_run(name):
+        _run_story(name, lines, follow=follow, as_json=as_json)
+    elif as_json:
+        if follow:
+            raise typer.BadParameter("--json ends with what is there: leave out --follow")
+        print_json(room.tail(room.find(current.home, name).path, lines))
+    else:
+        log = room.find(current.home, name)
+        said = room.follow(log.path, lines) if follow else room.tail(log.path, lines)
+        for line in said:
+            typer.echo(line)
+
+
+def _list_logs(found: list[dict[str, Any]], *, as_json: bool) -> None:
+    from feature_pipeline.cli.terminal import grid, size
+
+    if as_json:
+        print_json([log | {"path": str(log["path"])} for log in found])
+    elif found:
+        console().print(grid([log | {"size": size(log["size"])} for log in found]))
+    else:
+        console().print("there are no logs yet: feature-pipeline up, or demo")
+
+
+def _run_story(run_id: str, lines: int, *, follow: bool, as_json: bool) -> None:
+    import os
+    from dataclasses import asdict
+
+    from rich.markup import escape
+
+    from feature_pipeline.stack import Stack, foreground
+
+    if follow:
+        raise typer.BadParameter("--follow is for log files; the UI shows a run as it goes")
+    with foreground.until_told(), Stack(settings()) as stack:
+        stack.prepare_dagster()
+        os.environ.update(stack.environment())  # where Dagster looks for its instance
+
+        import dagster as dg
+
+        from feature_pipeline.stack.run_events import story
+
+        with dg.DagsterInstance.get() as instance:
+            told = story(instance, run_id)
+    events = told.events[-lines:] if lines else []
+    if as_json:
+        print_json(asdict(told) | {"events": [asdict(event) for event in events]})
+        return
+    out = console()
+    out.print(f"run {told.run_id}, job {told.job}: [bold]{told.status}[/]")
+    styles = {"error": "red", "warning": "yellow"}
+    for event in events:
+        step = f" {event.step}" if event.step else ""
+        text = f"{event.at:%Y-%m-%d %H:%M:%S}{step}: {event.text}"
+        out.print(escape(text), style=styles.get(event.level), soft_wrap=True)
+    if len(told.events) > len(events):
+        out.print(f"the last {len(events)} of {len(told.events)}; -n shows more")

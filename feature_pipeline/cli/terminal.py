@@ -1,16 +1,18 @@
-"""What the command line draws: tables of vectors and features, ages, a progress bar.
+"""What the command line draws: tables, sparklines, ages, sizes, a progress bar.
 
 Rich renderables only: nothing is read and nothing is computed here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, time, timedelta
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from feature_pipeline.online.read import HashAnswer, VectorAnswer
+    from feature_pipeline.serving.overview import Overview
 
 _ABSENT = "[dim]missing[/]"
 
@@ -73,6 +76,106 @@ def features(answer: HashAnswer) -> Table:
         shown = _ABSENT if value is None else f"{value:.6g}" if isinstance(value, float) else value
         table.add_row(name, shown)
     return table
+
+
+_BLOCKS = "▁▂▃▄▅▆▇█"
+
+
+def sparkline(values: Sequence[float | None]) -> str:
+    """A curve of one character per value, from the lowest to the highest; a gap is a space.
+
+    Of a flat curve every value is in the middle.
+    """
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    if not known:
+        return " " * len(values)
+    low, span = min(known), max(known) - min(known)
+    top = len(_BLOCKS) - 1
+
+    def block(value: float | None) -> str:
+        if value is None or not math.isfinite(value):
+            return " "
+        return _BLOCKS[round((value - low) / span * top) if span else top // 2]
+
+    return "".join(map(block, values))
+
+
+def overview(found: Overview) -> list[Table | str]:
+    """One symbol: its state vector, then its features, each with its value and its curve."""
+    vector, answer, history = found.vector, found.features, found.history
+    assert vector is not None
+    curves: dict[str, Sequence[float | None]] = {}
+    title = ""
+    if history is not None and history.height:
+        curves = {name: history[name].to_list() for name in history.columns if name != "time"}
+        first, last = history["time"][0], history["time"][-1]
+        title = f"{history.height} sessions, {first:%Y-%m-%d} to {last:%Y-%m-%d}"
+    values: dict[str, object] = dict(zip(STATE_VECTOR_FIELDS, vector.values.tolist(), strict=True))
+    values |= dict.fromkeys(vector.missing)
+    others: dict[str, object] = {}
+    if answer is not None:
+        others = {n: v for n, v in sorted(answer.fields.items()) if n not in values}
+    else:
+        others = {n: c[-1] for n, c in curves.items() if n not in values}
+    table = _curves(found.symbol, values, curves, title)
+    fresh = "" if vector.fresh else ", stale"
+    said = (
+        f"as of {vector.as_of:%Y-%m-%d %H:%M} UTC, {age(vector.age)} ago{fresh}; "
+        f"source {vector.source}, revision {vector.revision}\n"
+    )
+    return [table, said, *([_curves("feature", others, curves, "")] if others else [])]
+
+
+def _curves(
+    heading: str,
+    values: Mapping[str, object],
+    curves: Mapping[str, Sequence[float | None]],
+    title: str,
+) -> Table:
+    table = Table(heading, "value", title, box=None, pad_edge=False, header_style="bold")
+    table.columns[1].justify = "right"
+    table.columns[2].no_wrap = True
+    table.columns[2].overflow = "crop"
+    for name, value in values.items():
+        table.add_row(escape(name), cell(value), sparkline(curves.get(name, ())))
+    return table
+
+
+def grid(rows: Sequence[Mapping[str, object]]) -> Table:
+    """Rows of a frame: the first one's names above, numbers to the right."""
+    names = list(rows[0]) if rows else []
+    table = Table(*map(escape, names), box=None, pad_edge=False, header_style="bold")
+    for column, name in zip(table.columns, names, strict=True):
+        column.overflow = "fold"
+        if all(isinstance(row[name], (int, float, type(None))) for row in rows):
+            column.justify = "right"
+    for row in rows:
+        table.add_row(*(cell(row[name]) for name in names))
+    return table
+
+
+def cell(value: object) -> str:
+    """A value as a cell of a table: six digits, dates without 00:00, what is absent marked."""
+    if value is None:
+        return _ABSENT
+    if isinstance(value, float):
+        return f"{value:.6g}" if math.isfinite(value) else _ABSENT
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M}" if value.time() != time() else f"{value:%Y-%m-%d}"
+    if isinstance(value, (list, tuple)):
+        return escape(", ".join(map(str, value))) or "-"
+    return escape(str(value))
+
+
+def size(count: float | None) -> str:
+    """Bytes as people say them: 12 kB, 3.4 MB."""
+    if count is None:
+        return ""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(count) < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
 
 
 @contextmanager

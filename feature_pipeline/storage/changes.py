@@ -6,6 +6,7 @@ new entries out. How a change is carried out, and in which order, is the writer'
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import polars as pl
@@ -48,6 +49,8 @@ class Batch:
         asked: symbols whose exceptions are renewed; None - everybody's.
         exceptions: `source`, `day`, `symbol`, `status`, `reason`.
         quarantined: `symbol`, `day`, `reason`, `payload`.
+        released: rejected rows that a person accepted, by their number in quarantine, with why;
+            `rows` holds them.
         contents: what the ledger would say of `days` and `rows`; see `prepared`.
     """
 
@@ -59,6 +62,7 @@ class Batch:
     asked: tuple[str, ...] | None = ()
     exceptions: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=EXCEPTIONS))
     quarantined: pl.DataFrame = field(default_factory=pl.DataFrame)
+    released: Mapping[int, str] = field(default_factory=dict)
     contents: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=CONTENT))
 
     def prepared(self, table: TableSchema) -> Batch:
@@ -98,6 +102,7 @@ class Change:
         gone: keys of the stored rows that leave.
         wiped: days whose rows all leave.
         fenced: rows of the batch that lose against a newer writer's, with their `day`.
+        known: `day` of each row of the batch that is there already, or is another asset's.
     """
 
     insert: pl.DataFrame
@@ -105,6 +110,7 @@ class Change:
     gone: pl.DataFrame
     wiped: pl.Series
     fenced: pl.DataFrame
+    known: pl.DataFrame
 
 
 def of_days(frame: pl.DataFrame, days: pl.Series) -> pl.DataFrame:
@@ -137,6 +143,7 @@ def replace_days(batch: Batch, ledger: pl.DataFrame) -> Change:
         gone=batch.rows.clear(),
         wiped=without(_held(batch.days, ledger), same),
         fenced=batch.rows.clear(),
+        known=_of_known_days(batch, same),
     )
 
 
@@ -160,11 +167,13 @@ def replace_rows(
     held = _held(batch.days, ledger)
     fresh = of_days(batch.rows, without(batch.days, held)) if held.len() else batch.rows
     nothing = batch.rows.clear()
+    known = _of_known_days(batch, without(held, looked_at))
     if looked_at.is_empty():
-        return Change(fresh, batch.contents, nothing, batch.days.clear(), nothing)
+        return Change(fresh, batch.contents, nothing, batch.days.clear(), nothing, known)
     stored = _with_content(table, stored)
     incoming = _with_content(table, of_days(batch.rows, looked_at))
     differing = incoming.join(stored, on=[*key, "content"], how="anti")
+    same = incoming.join(stored, on=[*key, "content"], how="semi")
     newer = _newer(stored, ledger, token)
     fenced = differing.join(newer, on=key, how="semi")
     differing = differing.join(newer, on=key, how="anti")
@@ -192,6 +201,7 @@ def replace_rows(
         gone=gone.select(key),
         wiped=batch.days.clear(),
         fenced=fenced.drop("content"),
+        known=pl.concat([known, same.select("day")]),
     )
 
 
@@ -217,11 +227,14 @@ def accumulate(
         stored = stored.with_columns(source=pl.lit(batch.source))
     incoming = _with_content(table, of_days(batch.rows, looked_at))
     differing = incoming.join(stored, on=[*identity, "content"], how="anti")
+    same = incoming.join(stored, on=[*identity, "content"], how="semi")
     # Another asset of the same table had it first: it is that asset's.
     foreign = stored.filter(~_own(table))
     newer = _newer(stored, ledger, token)
     fenced = differing.join(newer, on=identity, how="semi")
-    differing = differing.join(pl.concat([newer, foreign]), on=identity, how="anti")
+    differing = differing.join(newer, on=identity, how="anti")
+    theirs = differing.join(foreign, on=identity, how="semi")
+    differing = differing.join(foreign, on=identity, how="anti")
     gone = stored.join(differing, on=identity, how="semi")
     insert = differing.drop("content")
     # Hashes are sums modulo 2^64: what comes and what leaves settles the new one.
@@ -242,7 +255,20 @@ def accumulate(
         gone=gone.select(list(table.key)),
         wiped=batch.days.clear(),
         fenced=fenced.drop("content"),
+        known=pl.concat(
+            [
+                _of_known_days(batch, without(batch.days, looked_at)),
+                same.select("day"),
+                theirs.select("day"),
+            ]
+        ),
     )
+
+
+def _of_known_days(batch: Batch, days: pl.Series) -> pl.DataFrame:
+    """`day` of the batch's rows of days that hold exactly what it says."""
+    rows = batch.rows.select("day")
+    return rows.clear() if days.is_empty() else of_days(rows, days)
 
 
 def _own(table: TableSchema) -> pl.Expr:

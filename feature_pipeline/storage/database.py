@@ -505,7 +505,7 @@ def copy_in(
         types: SQL types by column, where the frame cannot tell: `jsonb` takes String columns.
 
     Returns:
-        The number of rows.
+        The number of rows that the server took in.
 
     Raises:
         psycopg.Error: as the server has it: a violated constraint, a lost connection.
@@ -522,9 +522,10 @@ def copy_in(
     statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT BINARY)").format(
         sql.Identifier(relation), sql.SQL(", ").join(map(sql.Identifier, columns))
     )
-    with connection.cursor() as cursor, cursor.copy(statement) as copy:
-        copy.write(encoder.write_header())
-        for batch in table.to_batches(max_chunksize=_COPY_ROWS):
-            copy.write(encoder.write_batch(batch))
-        copy.write(encoder.finish())
-    return frame.height
+    with connection.cursor() as cursor:
+        with cursor.copy(statement) as copy:
+            copy.write(encoder.write_header())
+            for batch in table.to_batches(max_chunksize=_COPY_ROWS):
+                copy.write(encoder.write_batch(batch))
+            copy.write(encoder.finish())
+        return cursor.rowcount

@@ -7,9 +7,10 @@ contract. Nothing here knows a particular table.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from datetime import date, timedelta
+from typing import Any, Protocol, TypeAlias
 
 import dagster as dg
 import pandas as pd
@@ -25,6 +26,12 @@ from feature_pipeline.storage.store import Store, WritePlan, WriteReport
 SYMBOLS_TAG = "feature_pipeline/symbols"
 """Run tag: comma-separated symbols that sources are asked for; absent - every instrument."""
 
+ONLY_MISSING_TAG = "feature_pipeline/only_missing"
+"""Run tag: present - sources are asked only for what is not there; see `Planner.missing`."""
+
+REPAIR_TAG = "feature_pipeline/repair"
+"""Run tag: present - write exactly the run's days, and of them only what is not right; says why."""
+
 FLAGGED_TAG = "feature_pipeline/flagged"
 """Run tag: assets of the run that lack a symbol or quarantined a row."""
 
@@ -33,15 +40,32 @@ _SHOWN = 20
 Frame: TypeAlias = pl.DataFrame | pd.DataFrame
 
 
+class Describe(Protocol):
+    """Says what a table looks like up to the end of a run's days; see `assets/describe.py`.
+
+    `keys` are those of the metadata that it may return.
+    """
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """The metadata keys."""
+
+    def __call__(self, asset: str, end: date, /) -> Mapping[str, dg.MetadataValue]:
+        """Metadata about the asset's days before `end`."""
+
+
 class StorageIOManager(dg.IOManager):
     """Loads inputs and writes outputs of one store.
+
+    `describe` adds what it says to the last partition of each run; without it nothing is added.
 
     The plan of a step is settled when the step first touches storage, before anything is read,
     and shared by its inputs, its body and its output.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, describe: Describe | None = None) -> None:
         self.store = store
+        self._describe = describe
         self._plans: dict[tuple[str, str], tuple[int, WritePlan]] = {}
 
     def close(self) -> None:
@@ -90,6 +114,8 @@ class StorageIOManager(dg.IOManager):
                 run_id=step.run_id,
                 code_version=step.assets_def.code_versions_by_key[asset] or "",
                 symbols=symbols.split(",") if symbols else None,
+                only_missing=ONLY_MISSING_TAG in step.dagster_run.tags,
+                mending=REPAIR_TAG in step.dagster_run.tags,
             )
         self._plans[key] = attempt, plan
         return plan
@@ -106,7 +132,11 @@ class StorageIOManager(dg.IOManager):
         first, end = partitions.window(context.asset_partitions_time_window)
         # From the ledger: of days that were not stale, and not computed, it knows the rows as well.
         held = self.store.ledger.rows(plan.table.asset, first, end)
-        _add_partition_metadata(context, _by_key(held.group_by("day").agg(pl.col("rows").sum())))
+        rows = _by_key(held.group_by("day").agg(pl.col("rows").sum()))
+        about = {key: {"dagster/partition_row_count": count} for key, count in rows.items()}
+        last = (end - timedelta(days=1)).isoformat()
+        about[last] = {**about.get(last, {}), **self._described(context, plan, end, last)}
+        _add_partition_metadata(context, about)
         yield from _materialized_before(context, _by_key(report.days.filter(pl.col("day") < first)))
         context.add_output_metadata(dict(_summary(plan, report)))
         if report.exceptions.height or report.quarantined:
@@ -119,6 +149,27 @@ class StorageIOManager(dg.IOManager):
             flagged = set((run.tags.get(FLAGGED_TAG) or "").split(",")) if run else set()
             names = ",".join(sorted({*flagged, plan.table.asset} - {""}))
             instance.add_run_tags(run_id, {FLAGGED_TAG: names})
+
+    def _described(
+        self, context: dg.OutputContext, plan: WritePlan, end: date, last: str
+    ) -> Mapping[str, Any]:
+        """What is to be seen, for the last partition alone: the UI shows it with the asset, and a
+        copy on each of a range's partitions would outweigh the data.
+
+        Where nothing was computed, what the partition shows already. Drawing is no reason to fail.
+        """
+        if self._describe is None:
+            return {}
+        asset = plan.table.asset
+        try:
+            shown = _shown(context, last, self._describe.keys) if plan.days.is_empty() else {}
+            return shown or self._describe(asset, end)
+        except Exception as error:
+            context.log.warning(
+                "the pictures of %s up to %s could not be drawn (its rows are written): %s: %s",
+                asset, last, type(error).__name__, error,
+            )  # fmt: skip
+            return {}
 
 
 @contextmanager
@@ -144,7 +195,19 @@ def _identity(step: Any) -> tuple[str, str]:
     return step.run_id, step.assets_def.key.to_python_identifier()
 
 
-def _add_partition_metadata(context: dg.OutputContext, rows: Mapping[str, int]) -> None:
+def _shown(context: dg.OutputContext, partition: str, keys: Sequence[str]) -> dict[str, Any]:
+    """What the newest materialisation of a partition says under some keys."""
+    records = context.step_context.instance.fetch_materializations(
+        dg.AssetRecordsFilter(asset_key=context.asset_key, asset_partitions=[partition]), limit=1
+    ).records
+    materialization = records[0].asset_materialization if records else None
+    metadata = materialization.metadata if materialization else {}
+    return {key: metadata[key] for key in keys if key in metadata}
+
+
+def _add_partition_metadata(
+    context: dg.OutputContext, about: Mapping[str, Mapping[str, Any]]
+) -> None:
     """`AssetExecutionContext.add_asset_metadata(partition_key=...)`, all partitions at once.
 
     The public call lists the run's partitions and copies what was added before, each time: its
@@ -153,10 +216,8 @@ def _add_partition_metadata(context: dg.OutputContext, rows: Mapping[str, int]) 
     step = context.step_context
     accumulator = step._metadata_accumulator
     added: dict[Any, Mapping[str, Any]] = {
-        AssetMetadataHandle(asset_key=context.asset_key, partition_key=key): {
-            "dagster/partition_row_count": count
-        }
-        for key, count in rows.items()
+        AssetMetadataHandle(asset_key=context.asset_key, partition_key=key): said
+        for key, said in about.items()
     }
     step._metadata_accumulator = type(accumulator)(
         per_output_metadata={**accumulator.per_output_metadata, **added}

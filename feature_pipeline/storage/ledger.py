@@ -6,6 +6,7 @@ data, and with them the ledger's own, is the writer's (`writer.py`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 
@@ -80,9 +81,10 @@ class Ledger:
         )
 
     def exceptions(self, asset: str, start: date, end: date) -> pl.DataFrame:
-        """`source`, `day`, `symbol`, `reason` of what is known to be missing in [start, end)."""
+        """`source`, `day`, `symbol`, `status`, `reason` of what is known to be missing in
+        [start, end)."""
         return self._database.read_frame(
-            "SELECT source, day, symbol, reason FROM partition_exceptions"
+            "SELECT source, day, symbol, status, reason FROM partition_exceptions"
             f" WHERE asset = {_text(asset)} AND day >= '{start}' AND day < '{end}'"
             " ORDER BY day, symbol, source"
         )
@@ -96,6 +98,38 @@ class Ledger:
             ).fetchone()
         assert row is not None
         return int(row[0])
+
+    def progress(self, run_ids: Sequence[str]) -> dict[str, int]:
+        """Asset -> how many of its partitions these runs have written, or found to be right."""
+        with self._database.connection() as connection:
+            rows = connection.execute(
+                "SELECT asset, count(DISTINCT day) FROM partition_ledger"
+                " WHERE run_id = ANY(%s) GROUP BY asset",
+                [list(run_ids)],
+            ).fetchall()
+        return {str(asset): int(count) for asset, count in rows}
+
+    def written_before_their_end(self, asset: str, start: date, end: date) -> pl.Series:
+        """The days in [start, end) that were last written before they were over."""
+        return self._database.read_frame(
+            f"SELECT DISTINCT day FROM partition_ledger WHERE asset = {_text(asset)}"
+            f" AND day >= '{start}' AND day < '{end}'"
+            " AND updated_at < (day + 1)::timestamp AT TIME ZONE 'UTC' ORDER BY day"
+        )["day"]
+
+    def remember_group(self, group: str, symbols: Sequence[str]) -> None:
+        """Note whom a group of instruments consists of; the ledger names it by its digest."""
+        with self._database.connection() as connection:
+            connection.execute(
+                "INSERT INTO collected_for (digest, symbols) VALUES (%s, %s)"
+                " ON CONFLICT DO NOTHING",
+                [group, list(symbols)],
+            )
+
+    def groups(self) -> dict[str, list[str]]:
+        """Every group of instruments that days of events were collected for."""
+        with self._database.connection() as connection:
+            return dict(connection.execute("SELECT digest, symbols FROM collected_for").fetchall())
 
     def announce(self, asset: str, start: date, end: date, token: int, run_id: str) -> Intent:
         """Tell other runs that the days [start, end) of `asset` are being written."""

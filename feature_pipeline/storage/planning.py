@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
+from functools import cached_property
 
 import numpy as np
 import polars as pl
@@ -19,11 +20,15 @@ from feature_pipeline.errors import MissingPartitionError
 from feature_pipeline.schemas import GRID_START, Input, TableSchema
 from feature_pipeline.storage.changes import EXCEPTIONS, without
 from feature_pipeline.storage.ledger import Intent, Ledger, newest_within
+from feature_pipeline.storage.upkeep import mendable
 from feature_pipeline.storage.writer import Writing
-from feature_pipeline.universe import Universe
+from feature_pipeline.universe import SourceKind, Universe
 
 EVERYBODY = "*"
 """An exception's symbol where a whole day of an input was not collected."""
+
+_NOBODY = pl.Schema({"day": pl.Date, "symbol": pl.String})
+_FOR = " for@"
 
 
 @dataclass
@@ -57,6 +62,19 @@ class WritePlan:
         return _span(self.days)
 
 
+@dataclass(frozen=True)
+class Scope:
+    """What a run of one asset would touch.
+
+    Args:
+        days: the days to write, sorted; of a derived table before it is known which are stale.
+        symbols: what a source would be asked for; None - every instrument, empty - nothing.
+    """
+
+    days: pl.Series
+    symbols: tuple[str, ...] | None
+
+
 @dataclass
 class Planner:
     """Plans the runs of one graph on one ledger; see `Store` for the arguments.
@@ -81,26 +99,36 @@ class Planner:
         run_id: str,
         code_version: str,
         symbols: Sequence[str] | None = None,
+        only_missing: bool = False,
+        mending: bool = False,
     ) -> WritePlan:
         """See `Store.plan`."""
         table = self.tables[asset]
-        names = None if symbols is None else tuple(self.universe.resolve(s).id for s in symbols)
         token = self.ledger.next_token()
-        days = self._with_history(table, start, end, names)
-        if _collects(table):
-            # A day of events counts as collected for everybody: the first time it has to be.
-            if names is not None and self._incomplete(table, *_span(days), None).len():
-                names = None
-            code_version = f"{code_version}{self._everybody}"
+        if mending:
+            scope = Scope(mendable(self, asset, start, end, code_version), None)
+        else:
+            scope = self.scope(
+                asset,
+                start,
+                end,
+                symbols=symbols,
+                only_missing=only_missing,
+                code_version=code_version,
+            )
+        if _collects(table) and table.about_instruments:
+            self.ledger.remember_group(self._everybody, self.universe.symbols)
+            code_version = f"{code_version}{_FOR}{self._everybody}"
+        announced = _span(scope.days) if scope.days.len() else (start, end)
         plan = WritePlan(
             table,
             Writing(token, run_id, code_version),
-            days,
-            names,
-            self.ledger.announce(asset, *_span(days), token, run_id),
+            scope.days,
+            scope.symbols,
+            self.ledger.announce(asset, *announced, token, run_id),
         )
         try:
-            return self._settled(plan) if table.derived else plan
+            return self._settled(plan) if table.derived and scope.days.len() else plan
         except BaseException:
             plan.intent.close()
             raise
@@ -122,6 +150,100 @@ class Planner:
             self._inherited(table, stale) if table.mode == "accumulate" else plan.inherited,
         )
 
+    def scope(
+        self,
+        asset: str,
+        start: date,
+        end: date,
+        *,
+        symbols: Sequence[str] | None = None,
+        only_missing: bool = False,
+        code_version: str = "",
+    ) -> Scope:
+        """Which days a run would touch, and whom it would ask for; writes nothing.
+
+        A run for what is missing mends the computed history that it reads, too: an instrument that
+        joined has no indicators of before the days asked for, though these days are written.
+
+        Raises:
+            UniverseError: a symbol is unknown.
+        """
+        table = self.tables[asset]
+        names = None if symbols is None else tuple(self.universe.resolve(s).id for s in symbols)
+        days = self._with_history(table, start, end, names)
+        if table.derived:
+            if only_missing:
+                old = self.outdated(asset, start, code_version)
+                days = pl.date_range(min([days[0], *old.head(1)]), end, closed="left", eager=True)
+            return Scope(days, names)
+        if only_missing:
+            wanted = self.missing(asset, days[0], end, names)
+            # Days without a session, too: whoever asks for a range has all of it in the end.
+            unwritten = without(
+                pl.date_range(start, end, closed="left", eager=True),
+                self.ledger.revisions(asset, start, end)["day"],
+            )
+            either = pl.concat([wanted["day"], unwritten]).sort()
+            if either.is_empty():
+                return Scope(either, ())
+            days = pl.date_range(*_span(either), closed="left", eager=True)
+            if names is None and wanted.height:
+                names = self._named(wanted)
+        if names is not None and _collects(table) and table.about_instruments:
+            # Of a day of events the ledger says for whom it was collected: for everybody, after
+            # this one. Who is missing from it is asked for as well.
+            names = self._named(self.missing(asset, *_span(days)), names)
+        return Scope(days, names)
+
+    def _named(self, missing: pl.DataFrame, others: Sequence[str] = ()) -> tuple[str, ...] | None:
+        """Whom a source is asked for who lacks this; None - everybody."""
+        names = {*missing["symbol"], *others}
+        return None if None in names or names >= self._ids else tuple(sorted(names))
+
+    def outdated(self, asset: str, start: date, code_version: str) -> pl.Series:
+        """The days before `start` of a computed asset that its consumers read, that are written,
+        and that are stale."""
+        table, reach = self.tables[asset], self.first_needed(asset, start)
+        if reach >= start:
+            return pl.Series(dtype=pl.Date)
+        written = self.ledger.revisions(asset, reach, start)["day"]
+        stale = self.pending(asset, reach, start, code_version)
+        old = stale.filter(stale.is_in(written.implode()))
+        return without(old, self.ledger.in_progress(table.asset, old)) if old.len() else old
+
+    def missing(
+        self, asset: str, start: date, end: date, symbols: Sequence[str] | None = None
+    ) -> pl.DataFrame:
+        """`day` and `symbol` in [start, end) of what a source should be asked for (again).
+
+        That is what it has not been asked for, what it failed to answer, and events of days that
+        were not over when they were collected. A null `symbol` is everybody, or nobody in
+        particular.
+        """
+        table = self.tables[asset]
+        failed = self.ledger.exceptions(asset, start, end).filter(status="failed")
+        found = [
+            self._incomplete(table, start, end, symbols),
+            failed.select(
+                "day",
+                symbol=pl.col("symbol") if table.about_instruments else pl.lit(None, pl.String),
+            ),
+        ]
+        if _collects(table):
+            early = self.ledger.written_before_their_end(asset, start, end)
+            found.append(early.to_frame("day").with_columns(symbol=pl.lit(None, pl.String)))
+        known = [*self.universe.symbols] if symbols is None else [*symbols]
+        return (
+            pl.concat(part.select(**{n: pl.col(n) for n in _NOBODY}) for part in found)
+            .filter(pl.col("symbol").is_null() | pl.col("symbol").is_in(known))
+            .unique()
+            .sort("day", "symbol")
+        )
+
+    @cached_property
+    def _ids(self) -> set[str]:
+        return set(self.universe.symbols)
+
     def pending(self, asset: str, start: date, end: date, code_version: str) -> pl.Series:
         """See `Store.pending`."""
         table = self.tables[asset]
@@ -129,7 +251,7 @@ class Planner:
         if table.derived:
             return self._stale(table, days, self._upstream_revisions(table, days), code_version)
         unwritten = without(days, self.ledger.revisions(asset, start, end)["day"])
-        incomplete = self._incomplete(table, start, end, None)
+        incomplete = self._incomplete(table, start, end, None)["day"]
         return pl.concat([unwritten, incomplete]).unique().sort()
 
     # -- what should be there -----------------------------------------------------------------
@@ -178,19 +300,18 @@ class Planner:
                     first = min(first, self.reach(needed, begins)[0])
         return first
 
-    @property
+    @cached_property
     def _everybody(self) -> str:
         """Whom a day of events was collected for: part of its code version in the ledger. Rows of
         events cannot tell, and a split of an instrument that joined since would go unnoticed."""
-        digest = hashlib.sha256("\n".join(self.universe.symbols).encode()).hexdigest()[:16]
-        return f" for@{digest}"
+        return hashlib.sha256("\n".join(self.universe.symbols).encode()).hexdigest()[:16]
 
     def _with_history(
         self, table: TableSchema, start: date, end: date, symbols: Sequence[str] | None
     ) -> pl.Series:
         """The days asked for, and from the first unwritten one that consumers will read."""
         reach = self.first_needed(table.asset, start)
-        missing = self._incomplete(table, reach, start, symbols)
+        missing = self._incomplete(table, reach, start, symbols)["day"].unique().sort()
         if missing.len():
             missing = without(missing, self.ledger.in_progress(table.asset, missing))
         first = missing[0] if missing.len() else start
@@ -198,18 +319,21 @@ class Planner:
 
     def _incomplete(
         self, table: TableSchema, start: date, end: date, symbols: Sequence[str] | None
-    ) -> pl.Series:
-        """The days in [start, end) that lack something that a source has not been asked for.
+    ) -> pl.DataFrame:
+        """`day`, `symbol` in [start, end) that a source has not been asked for.
 
         A day is written for the instruments of its time: one that joined the universe since, or
-        that a run for single symbols left out, is missing from it and no exception says why.
+        that a run for single symbols left out, is missing from it and no exception says why. A
+        null `symbol` where rows do not belong to instruments, and where they are computed.
         """
+        if table.derived or not table.about_instruments:
+            days = self.uncollected(table, start, end)
+            return days.to_frame("day").with_columns(symbol=pl.lit(None, pl.String))
         if _collects(table):
-            complete = pl.col("code_version").str.ends_with(self._everybody)
-            collected = self.ledger.rows(table.asset, start, end).filter(complete)["day"]
-            return without(self.expected_days(table, start, end), collected)
-        if table.derived:
-            return self.uncollected(table, start, end)
+            missing = self._not_collected_for(table, start, end)
+            if symbols is not None:
+                missing = missing.filter(pl.col("symbol").is_in(list(symbols)))
+            return missing
         finished = self.finished(start, end)
         rows = self.ledger.rows(table.asset, start, end).group_by("day").agg(pl.col("rows").sum())
         short = (
@@ -220,14 +344,41 @@ class Planner:
             .sort()
         )
         if short.is_empty():
-            return short
+            return pl.DataFrame(schema=_NOBODY)
         span = _span(short)
         missing = finished.filter(pl.col("day").is_in(short.implode()))
         if symbols is not None:
             missing = missing.filter(pl.col("symbol").is_in(list(symbols)))
         for known in (self.held(table, *span, symbols), self.ledger.exceptions(table.asset, *span)):
             missing = missing.join(known, on=["symbol", "day"], how="anti")
-        return missing["day"].unique().sort()
+        return missing.select("day", "symbol")
+
+    def _not_collected_for(self, table: TableSchema, start: date, end: date) -> pl.DataFrame:
+        """`day`, `symbol` of events that were not collected for an instrument: each day says, by
+        provider, for which group it was."""
+        days = self.expected_days(table, start, end)
+        providers = self.universe.providers(kind_of(table.asset))
+        groups = self.ledger.groups()
+        collected = (
+            self.ledger.rows(table.asset, start, end)
+            .select("day", by=pl.col("source") + pl.lit(_FOR) + _group(pl.col("code_version")))
+            .group_by("day")
+            .agg(pl.col("by").sort().str.join("\n"))
+        )
+        found = []
+        for (by,), some in (
+            days.to_frame("day")
+            .join(collected, on="day", how="left")
+            .partition_by("by", as_dict=True, include_key=False)
+            .items()
+        ):
+            of: dict[str, set[str]] = {}
+            for entry in str(by or "").splitlines():
+                source, _, group = entry.partition(_FOR)
+                of.setdefault(source, set()).update(groups.get(group, ()))
+            without_it = [i for i, source in providers.items() if i not in of.get(source, ())]
+            found.append(some.join(pl.DataFrame({"symbol": without_it}, _WHO), how="cross"))
+        return pl.concat([pl.DataFrame(schema=_NOBODY), *found]).sort("day", "symbol")
 
     # -- what it follows from -----------------------------------------------------------------
 
@@ -311,6 +462,25 @@ class Planner:
                 for part in (unknown, failed.unique(["day", "symbol"], keep="first"))
             ]
         return pl.concat(found).filter(pl.col("day").is_in(days.implode()))
+
+
+_KINDS: Mapping[str, SourceKind] = {
+    "corporate_actions": "actions",
+    "news": "news",
+    "reddit": "reddit",
+}
+
+_WHO = pl.Schema({"symbol": pl.String})
+
+
+def kind_of(asset: str) -> SourceKind:
+    """Which of an instrument's providers fills the asset."""
+    return _KINDS.get(asset, "bars")
+
+
+def _group(code_version: pl.Expr) -> pl.Expr:
+    """For whom a day was collected, from its code version."""
+    return code_version.str.extract(f"{_FOR}(.*)$").fill_null("")
 
 
 def _collects(table: TableSchema) -> bool:

@@ -71,6 +71,24 @@ def select(
     )
 
 
+def newest_row(
+    table: TableSchema,
+    columns: Sequence[str],
+    symbol: str,
+    *,
+    as_of: datetime | None = None,
+    as_known_at: datetime | None = None,
+) -> str:
+    """The newest row of one symbol; the arguments are those of `Store.read`.
+
+    Raises:
+        SchemaError: see `select`.
+    """
+    names = columns if "time" in columns else [*columns, "time"]
+    rows = select(table, names, symbols=[symbol], as_of=as_of, as_known_at=as_known_at)
+    return f"SELECT * FROM ({rows}) t ORDER BY time DESC LIMIT 1"
+
+
 def newest(tables: Sequence[TableSchema], symbols: Sequence[str], as_of: datetime) -> str:
     """Each symbol's newest row of the first table available by `as_of`, the others joined to it.
 

@@ -237,3 +237,13 @@ def write_quarantine(
             *(batch.quarantined[n].to_list() for n in ("day", "symbol", "reason", "payload")),
         ],
     )
+
+
+def write_releases(connection: psycopg.Connection, batch: Batch, now: datetime) -> None:
+    """Note down that a person accepted rejected rows; the first word on one stays."""
+    for number, because in batch.released.items():
+        connection.execute(
+            "UPDATE quarantine SET released_at = %s, released_because = %s"
+            " WHERE id = %s AND released_at IS NULL",
+            [now, because, number],
+        )

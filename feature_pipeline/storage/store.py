@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
-from functools import cached_property
+from functools import cached_property, partial
 
 import polars as pl
 
 from feature_pipeline.schemas import Fetched, Input, TableSchema
-from feature_pipeline.storage import reader, validate
+from feature_pipeline.storage import quarantine, reader, reports, validate
 from feature_pipeline.storage.changes import EXCEPTIONS
 from feature_pipeline.storage.database import Database
 from feature_pipeline.storage.ledger import Ledger
@@ -30,7 +30,8 @@ DERIVED = "derived"
 
 @dataclass(frozen=True)
 class WriteReport:
-    """What a write did; `input` is always the sum of what follows it.
+    """What a write did; `input` is the sum of what follows it, or a row was lost: a check of the
+    graph compares them.
 
     `days` has one row per day planned: `day`, `rows` in the partition, `written`, `unchanged`,
     `fenced`. `exceptions` has `source`, `day`, `symbol`, `status`, `reason`.
@@ -111,8 +112,20 @@ class Store:
         run_id: str,
         code_version: str,
         symbols: Sequence[str] | None = None,
+        only_missing: bool = False,
+        mending: bool = False,
     ) -> WritePlan:
         """Settle what a run of `asset` for the days [start, end) writes, and announce it.
+
+        Args:
+            asset: whose table.
+            start, end: the days asked for; history that consumers need comes along.
+            run_id: the run's name.
+            code_version: of what it computes.
+            symbols: whom sources are asked for; everybody unless given.
+            only_missing: ask sources for nothing that is there: see `Planner.missing`.
+            mending: exactly these days, without history; of a derived table only what is not right
+                and can be computed: see `mendable`.
 
         Raises:
             MissingPartitionError: a day that it reads should exist, is not written, and nobody is
@@ -120,8 +133,20 @@ class Store:
             UniverseError: a symbol is unknown.
         """
         return self._planner.plan(
-            asset, start, end, run_id=run_id, code_version=code_version, symbols=symbols
+            asset,
+            start,
+            end,
+            run_id=run_id,
+            code_version=code_version,
+            symbols=symbols,
+            only_missing=only_missing,
+            mending=mending,
         )
+
+    @property
+    def planner(self) -> Planner:
+        """Answers what a run would write, without writing."""
+        return self._planner
 
     def pending(self, asset: str, start: date, end: date, code_version: str) -> pl.Series:
         """The days in [start, end) of an asset that a run would write: unwritten or stale.
@@ -146,19 +171,59 @@ class Store:
         `available_at` (a day of events that was not collected, for one `symbol` or, null, for all).
         Empty where nothing is to be computed.
         """
+        if plan.days.is_empty():
+            table = self.tables[needed.asset]
+            return table.empty().select(_columns(table, needed))
+        return self.inputs(needed, *plan.window)
+
+    def reach(self, needed: Input, day: date) -> date:
+        """The first day of an input that the computation of `day` reads."""
+        return self._planner.reach(needed, pl.Series([day], dtype=pl.Date))[0]
+
+    def inputs(
+        self,
+        needed: Input,
+        start: date,
+        end: date,
+        *,
+        symbols: Sequence[str] | None = None,
+        as_known_at: datetime | None = None,
+        rows: pl.DataFrame | None = None,
+    ) -> pl.DataFrame:
+        """What a computation of the days [start, end) reads of one input: see `load`.
+
+        Args:
+            needed: the input.
+            start, end: the days computed; the lookback before them comes along.
+            symbols: ids; of a table on the session grid only their rows.
+            as_known_at: as this database held it then; of a source's table alone. Which days of
+                events had been collected by then is not recorded: those that are by now count.
+            rows: these, instead of the table's: what should be there and is not is added to them.
+
+        Raises:
+            SchemaError: the table keeps no history.
+        """
         table = self.tables[needed.asset]
         names = _columns(table, needed)
-        if plan.days.is_empty():
-            return table.empty().select(names)
-        end = plan.window[1]
-        start = self._planner.reach(needed, plan.days.head(1))[0]
+        start = self.reach(needed, start)
         # Before the rows: what is collected in between counts as missing, not as nothing.
         unknown = self._uncollected(table, needed, start, end)
-        frame = self.database.read_frame(
-            reader.select(table, names, start=start, end=end, where=needed.where)
-        )
-        if on_grid(table):
-            sessions = self._planner.finished(start, end).select("symbol", "time")
+        grid = on_grid(table)
+        if rows is not None:
+            frame = rows.select(names)
+        else:
+            query = reader.select(
+                table,
+                names,
+                start=start,
+                end=end,
+                symbols=symbols if grid else None,
+                where=needed.where,
+                as_known_at=as_known_at,
+            )
+            frame = self.database.read_frame(query)
+        if grid:
+            sessions = self._planner.finished(start, end, symbols).select("symbol", "time")
             unknown = sessions.join(frame, on=["symbol", "time"], how="anti")
         if unknown.is_empty():
             return frame
@@ -195,16 +260,21 @@ class Store:
         """
         answers = {DERIVED: Fetched(answer)} if isinstance(answer, pl.DataFrame) else answer
         if plan.days.is_empty():
-            return _report([], [], [])
+            return _report([], [], [], [])
         checks, batches = [], []
         for source, fetched in answers.items():
-            checked = self._check(plan, fetched)
+            checked = self._check(plan, fetched, source)
             checks.append(checked)
             batches.append(self._batch(plan, source, fetched, checked))
         days = [self.writer.write(plan.table, plan.writing, batch) for batch in batches]
-        return _report(checks, batches, days)
+        tallies = [
+            reports.tally(plan, *one)
+            for one in zip(answers.values(), checks, batches, days, strict=True)
+        ]
+        reports.record(self.database, plan, tallies)
+        return _report(checks, batches, days, tallies)
 
-    def _check(self, plan: WritePlan, fetched: Fetched) -> validate.Checked:
+    def _check(self, plan: WritePlan, fetched: Fetched, source: str = DERIVED) -> validate.Checked:
         frame = plan.table.conform(fetched.frame)
         if plan.table.derived:
             # What a computation returns of its lookback is not offered for writing.
@@ -215,7 +285,12 @@ class Store:
                 if c.dtype == pl.Float64
             )
         return validate.check(
-            plan.table, frame, now=self.clock(), window=plan.window, symbols=self.universe.symbols
+            plan.table,
+            frame,
+            now=self.clock(),
+            window=plan.window,
+            symbols=self.universe.symbols,
+            releases=partial(quarantine.releases, self.database, plan.table, source),
         )
 
     def _batch(
@@ -316,6 +391,33 @@ class Store:
             )
         ).sort(table.key)
 
+    def newest_row(
+        self,
+        asset: str,
+        columns: Sequence[str],
+        symbol: str,
+        *,
+        as_of: datetime | None = None,
+        as_known_at: datetime | None = None,
+    ) -> pl.DataFrame:
+        """The newest of the rows that `read` would yield of one symbol: one row, or none.
+
+        Raises:
+            UniverseError: the symbol is unknown.
+            SchemaError: a column is unknown, or the table keeps no history.
+        """
+        table = self.tables[asset]
+        names = [*(n for n in table.key if n not in columns), *columns]
+        return self.database.read_frame(
+            reader.newest_row(
+                table,
+                names,
+                self.universe.resolve(symbol).id,
+                as_of=as_of,
+                as_known_at=as_known_at,
+            )
+        )
+
     def newest(self, timeframe: str, as_of: datetime | None = None) -> pl.DataFrame:
         """The newest state vector of each symbol with its features and regime, for publishing.
 
@@ -391,6 +493,7 @@ def _report(
     checks: Sequence[validate.Checked],
     batches: Sequence[Batch],
     days: Sequence[pl.DataFrame],
+    tallies: Sequence[reports.Tally],
 ) -> WriteReport:
     """Add up what happened to every row."""
     empty = pl.DataFrame(
@@ -402,24 +505,10 @@ def _report(
     by_day = pl.concat([empty, *days]).group_by("day").agg(pl.exclude("day").sum()).sort("day")
     quarantined = [checked.quarantined.select("symbol", "day", "reason") for checked in checks]
     exceptions = [batch.exceptions for batch in batches if batch.exceptions.height]
-    count = {
-        "written": int(by_day["written"].sum()),
-        "unchanged": int(by_day["unchanged"].sum()),
-        "fenced": int(by_day["fenced"].sum()),
-        "duplicate": sum(checked.duplicate for checked in checks),
-        "unfinished": sum(checked.unfinished for checked in checks),
-        "quarantined": sum(checked.quarantined.height for checked in checks),
-    }
     return WriteReport(
-        input=sum(
-            checked.good.height
-            + checked.quarantined.height
-            + checked.duplicate
-            + checked.unfinished
-            for checked in checks
-        ),
+        input=sum(tally.counts["input"] - tally.counts["outside"] for tally in tallies),
         days=by_day,
         exceptions=pl.concat(exceptions) if exceptions else pl.DataFrame(schema=EXCEPTIONS),
         reasons=pl.concat(quarantined) if quarantined else pl.DataFrame(),
-        **count,
+        **{name: sum(tally.counts[name] for tally in tallies) for name in reports.BECAME},
     )

@@ -5,19 +5,36 @@ Pure: frame in, frames and counts out. Storing what is rejected is the writer's.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from typing import get_args
+from typing import TypeAlias, get_args
 
 import polars as pl
 
-from feature_pipeline.schemas import BASIS, AvailabilityBasis, Column, TableSchema
+from feature_pipeline.schemas import BASIS, UTC_TIME, AvailabilityBasis, Column, TableSchema
 
 _FIRST, _LAST = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC)
 _BASES = get_args(AvailabilityBasis)
 _TEXTS = (pl.String, pl.List(pl.String))
 _REPLACEMENT = "\ufffd"
+
+CONTRADICTION = "rows with the same key contradict each other"
+OUTDATED = "the same answer holds a newer version of it"
+
+Releases: TypeAlias = Callable[[pl.DataFrame], pl.Series]
+"""Of rejected rows (`symbol`, `day`, `reason`, `payload`): when a person released each of them from
+that very reason, null where nobody did."""
+
+
+def nobody_released(rejected: pl.DataFrame) -> pl.Series:
+    """Every rejection stands."""
+    return pl.repeat(None, rejected.height, dtype=UTC_TIME, eager=True)
+
+
+def releasable(table: TableSchema) -> frozenset[str]:
+    """The reasons that are a judgement, which a person may overrule; the others are facts."""
+    return frozenset({*(rule.reason for rule in table.rules), CONTRADICTION})
 
 
 @dataclass(frozen=True)
@@ -42,6 +59,7 @@ def check(
     now: datetime,
     window: tuple[date, date],
     symbols: Collection[str],
+    releases: Releases = nobody_released,
 ) -> Checked:
     """Sort the rows of `frame`, which has the table's columns, into good and rejected ones.
 
@@ -51,11 +69,26 @@ def check(
         now: UTC; a row about a later moment is rejected, one not yet available is unfinished.
         window: [first, last) day asked for.
         symbols: the instruments that exist.
+        releases: what a person accepted. It overrules the one reason that it was accepted in spite
+            of, and no other.
     """
-    reason = frame.select(_reason(table, now, window, symbols).alias("reason"))["reason"]
-    rejected = reason.is_not_null()
-    bad = frame.filter(rejected).with_columns(reason.filter(rejected))
-    good = frame.filter(~rejected)
+
+    def judged(rows: pl.DataFrame, overruled: str = "") -> pl.DataFrame:
+        reason = _reason(table, now, window, symbols, overruled)
+        return rows.with_columns(rows.select(reason.alias("reason")))
+
+    seen = judged(frame)
+    rejected = seen["reason"].is_not_null()
+    bad, good = seen.filter(rejected), frame.filter(~rejected)
+    if bad.height:
+        accepted = _released(table, bad, releases).is_not_null()
+        again = [
+            judged(rows.drop("reason"), str(reason))
+            for (reason,), rows in bad.filter(accepted).partition_by("reason", as_dict=True).items()
+        ]
+        bad = pl.concat([bad.filter(~accepted), *again]).filter(pl.col("reason").is_not_null())
+        stays = [rows.filter(pl.col("reason").is_null()).drop("reason") for rows in again]
+        good = pl.concat([good, *stays])
 
     unfinished = good["available_at"] > now
     good = good.filter(~unfinished)
@@ -67,6 +100,7 @@ def check(
     duplicate = 0
     if repeated.any():
         good, wrong, duplicate = _settle(table, good, repeated)
+        good, wrong = _with_chosen(table, good, wrong, releases)
         bad = pl.concat([bad, wrong])
     return Checked(good, _quarantine(table, bad), duplicate, int(unfinished.sum()))
 
@@ -89,31 +123,51 @@ def _settle(
         newest, same_moment = moment == moment.max().over(thing), [*thing, "available_at"]
     alone = pl.len().over(same_moment) == 1
     stays = said.select(newest & alone).to_series()
-    reason = (
-        pl.when(newest)
-        .then(pl.lit("rows with the same key contradict each other"))
-        .otherwise(pl.lit("the same answer holds a newer version of it"))
-    )
+    reason = pl.when(newest).then(pl.lit(CONTRADICTION)).otherwise(pl.lit(OUTDATED))
     wrong = said.with_columns(reason=reason).filter(~stays)
     kept = pl.concat([rows.filter(~repeated), said.filter(stays)])
     return kept, wrong, suspects.height - said.height
 
 
+def _released(table: TableSchema, bad: pl.DataFrame, releases: Releases) -> pl.Series:
+    """When each of the rejected rows was released; null where it was not, or cannot be."""
+    may_be = bad["reason"].is_in(list(releasable(table)))
+    released = releases(_quarantine(table, bad)) if may_be.any() else nobody_released(bad)
+    return pl.select(pl.when(may_be).then(released)).to_series()
+
+
+def _with_chosen(
+    table: TableSchema, good: pl.DataFrame, wrong: pl.DataFrame, releases: Releases
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Of rows that contradict each other the one that a person chose last is good."""
+    if wrong.is_empty():
+        return good, wrong
+    thing = list(table.identity or table.key)
+    wrong = wrong.with_columns(_released(table, wrong, releases).alias("_released"))
+    place = pl.int_range(pl.len())
+    last = pl.col("_released").is_not_null() & (
+        place == place.sort_by("_released", nulls_last=False).last().over(thing)
+    )
+    chosen = wrong.select(last).to_series()
+    wrong = wrong.drop("_released")
+    return pl.concat([good, wrong.filter(chosen).drop("reason")]), wrong.filter(~chosen)
+
+
 def _reason(
-    table: TableSchema, now: datetime, window: tuple[date, date], symbols: Collection[str]
+    table: TableSchema,
+    now: datetime,
+    window: tuple[date, date],
+    symbols: Collection[str],
+    overruled: str = "",
 ) -> pl.Expr:
-    """The first rule that a row violates, in words; null for a good row."""
+    """The first rule that a row violates, but the overruled one, in words; null for a good row."""
     day = pl.col(table.day_column).dt.date()
     violations: list[tuple[str, pl.Expr]] = [
         (f"{c.name} is missing", pl.col(c.name).is_null())
         for c in table.columns
         if not c.nullable and c.dtype != pl.Float64  # the table's own rules speak of numbers
     ]
-    violations += [
-        (f"{c.name} holds a NUL character", _holds_nul(c))
-        for c in table.columns
-        if c.dtype in _TEXTS
-    ]
+    violations += [(holds_nul(c), _holds_nul(c)) for c in table.columns if c.dtype in _TEXTS]
     violations.append(
         (
             f"{BASIS.name} is none of {', '.join(_BASES)}",
@@ -134,8 +188,17 @@ def _reason(
         ("it lies outside the days asked for", (day < window[0]) | (day >= window[1])),
     ]
     return pl.coalesce(
-        [pl.when(violated.fill_null(value=False)).then(pl.lit(r)) for r, violated in violations]
+        [
+            pl.when(violated.fill_null(value=False)).then(pl.lit(reason))
+            for reason, violated in violations
+            if reason != overruled
+        ]
     )
+
+
+def holds_nul(column: Column) -> str:
+    """The reason of a row whose text PostgreSQL cannot hold."""
+    return f"{column.name} holds a NUL character"
 
 
 def _holds_nul(column: Column) -> pl.Expr:

@@ -41,9 +41,10 @@ class _Done:
     """The days whose ledger it wrote."""
     rows: pl.DataFrame
     """`day`, `rows` of the batch's source in the partition now."""
-    offered: pl.DataFrame
-    """`day` and `count` of the batch's rows; the same of those written, and of those fenced."""
     written: pl.DataFrame
+    """`day` and `count` of the batch's rows written; the same of those that were there already,
+    and of those fenced."""
+    unchanged: pl.DataFrame
     fenced: pl.DataFrame
 
 
@@ -133,7 +134,10 @@ class Writer:
             connection, table, writing, _entries(table, change, ledger, renewed)
         )
         statements.write_quarantine(connection, table, writing, batch, now)
-        return _done(batch, allowed, change, ledger)
+        done = _done(batch, allowed, change, ledger)
+        if done.fenced.is_empty():
+            statements.write_releases(connection, batch, now)
+        return done
 
     def _change(
         self,
@@ -203,7 +207,12 @@ class Writer:
                 pl.lit(writing.run_id).alias(run),
             )
             types = {c.name: c.sql_type for c in table.columns}
-            copy_in(connection, table.table, frame.columns, frame, types)
+            taken = copy_in(connection, table.table, frame.columns, frame, types)
+            if taken != frame.height:
+                raise DatabaseError(
+                    f"{table.table}: the server took in {taken} of {frame.height} rows; remove the "
+                    "trigger or rule that drops rows from it, and run again"
+                )
         return now
 
     def _committed(
@@ -278,8 +287,8 @@ def _done(batch: Batch, allowed: Batch, change: Change, ledger: pl.DataFrame) ->
     if left.len():
         rows = pl.concat([rows, of_days(ledger.filter(ours).select("day", "rows"), left)])
         fenced = pl.concat([fenced, of_days(batch.rows.select("day"), left)])
-    offered = batch.contents.select("day", count="rows")
-    return _Done(allowed.days, rows, offered, _per_day(change.insert), _per_day(fenced))
+    written, unchanged = _per_day(change.insert), _per_day(change.known)
+    return _Done(allowed.days, rows, written, unchanged, _per_day(fenced))
 
 
 def _per_day(rows: pl.DataFrame) -> pl.DataFrame:
@@ -292,14 +301,12 @@ def _report(done: Sequence[_Done]) -> pl.DataFrame:
     def together(name: str) -> pl.DataFrame:
         return pl.concat(getattr(part, name) for part in done).rename({"count": name})
 
-    left = pl.col("offered") - pl.col("written") - pl.col("fenced")
     return (
         pl.concat(part.rows for part in done)
-        .join(together("offered"), on="day", how="left")
         .join(together("written"), on="day", how="left")
+        .join(together("unchanged"), on="day", how="left")
         .join(together("fenced"), on="day", how="left")
         .with_columns(pl.exclude("day").fill_null(0))
-        .select("day", "rows", "written", left.alias("unchanged"), "fenced")
         .sort("day")
     )
 

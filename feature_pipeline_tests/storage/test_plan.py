@@ -226,11 +226,107 @@ def test_events_are_collected_again_for_who_joined_since(desk: Desk) -> None:
     assert desk.store.pending("corporate_actions", *JANUARY, "1").is_empty()
     joined = Store(desk.store.database, universe("A", "BB", "CCC", "D"), TOY, clock=desk.clock)
     assert joined.pending("corporate_actions", *JANUARY, "1").len() == 21  # its sessions
+    assert joined.planner.scope("corporate_actions", *JANUARY).symbols is None
+    # Who joined is asked along, whoever else is: afterwards the day was collected for everybody.
     plan = joined.plan(
         "corporate_actions", *JANUARY, run_id="late", code_version="1", symbols=["A"]
     )
+    assert plan.symbols == ("A", "D")
+    joined.write(plan, nothing("A", "D", table=actions))
     plan.intent.close()
-    assert plan.symbols is None  # everybody is asked once more
+    assert joined.pending("corporate_actions", *JANUARY, "1").is_empty()
+
+
+# -- only what is missing -------------------------------------------------------------------------
+
+
+def missing(desk: Desk, asset: str, days: tuple[date, date] = JANUARY, **options: object):
+    """The scope of a run that asks for nothing that is there."""
+    return desk.store.planner.scope(asset, *days, only_missing=True, **options)
+
+
+def test_only_what_is_missing_is_asked_for(desk: Desk) -> None:
+    whole = missing(desk, "ohlcv_1d", WEEK)
+    assert (whole.symbols, whole.days[0], whole.days[-1]) == (
+        None, date(2020, 1, 8), date(2020, 1, 17),
+    )  # fmt: skip
+    desk.write("ohlcv_1d", fetched(bars(["A", "BB", "CCC"], WEEK), "A", "BB", "CCC"), WEEK)
+    nothing_left = missing(desk, "ohlcv_1d", WEEK)
+    assert nothing_left.days.is_empty()
+    assert nothing_left.symbols == ()
+    before_and_after = missing(desk, "ohlcv_1d")
+    assert (before_and_after.days[0], before_and_after.days[-1]) == (
+        JANUARY[0], date(2020, 1, 31),
+    )  # fmt: skip
+    joined = Desk(
+        Store(desk.store.database, universe("A", "BB", "CCC", "D"), TOY, clock=desk.clock),
+        desk.clock,
+    )
+    for asset in ("ohlcv_1d", "corporate_actions"):
+        if asset == "corporate_actions":
+            desk.write(asset, nothing("A", "BB", "CCC", table=TOY[asset]), WEEK)
+        alone = missing(joined, asset, WEEK)
+        assert alone.symbols == ("D",)
+        with joined.planned(asset, WEEK, only_missing=True) as plan:
+            assert plan.symbols == ("D",)
+            answer = (
+                fetched(bars(["D"], plan.window), "D")
+                if asset == "ohlcv_1d"
+                else nothing("D", table=TOY[asset])
+            )
+            joined.store.write(plan, answer)
+        assert missing(joined, asset, WEEK).days.is_empty()
+
+
+def test_what_failed_is_asked_for_again_and_what_is_not_there_is_not(desk: Desk) -> None:
+    """A provider that did not answer may do so now; a bar it does not have it will not have."""
+    frame = bars(["A", "BB"]).filter(pl.col("time") != datetime(2020, 1, 9, tzinfo=UTC))
+    desk.write("ohlcv_1d", fetched(frame, "A", "BB", "CCC", CCC="refused"))
+    again = missing(desk, "ohlcv_1d")
+    assert again.symbols == ("CCC",)
+    desk.write("ohlcv_1d", fetched(bars(["CCC"]), "CCC"), symbols=["CCC"], only_missing=True)
+    assert missing(desk, "ohlcv_1d").days.is_empty()
+    assert {status for *_, status in desk.exceptions("ohlcv_1d")} == {"no_answer"}
+    # Failures of others do not reach back beyond what is asked for.
+    news = TOY["news"]
+    desk.write("news", nothing("A", "BB", "CCC", table=news, BB="refused"))
+    assert missing(desk, "news", WEEK).symbols == ("BB",)
+    assert missing(desk, "news", WEEK).days.to_list() == days_of(WEEK)
+
+
+def test_events_of_a_day_that_was_not_over_are_asked_for_again(desk: Desk) -> None:
+    news = TOY["news"]
+    desk.write("news", nothing("A", "BB", "CCC", table=news))
+    assert missing(desk, "news").days.is_empty()
+    with desk.store.database.connection() as connection:
+        connection.execute(
+            "UPDATE partition_ledger SET updated_at = '2020-01-15 15:00Z' WHERE day = '2020-01-15'"
+        )
+    for symbols in (None, ["A"]):
+        scope = missing(desk, "news", symbols=symbols)
+        assert scope.days.to_list() == [date(2020, 1, 15)]
+        assert scope.symbols is None, "everybody's"
+    desk.write("news", nothing("A", "BB", "CCC", table=news), only_missing=True)
+    assert missing(desk, "news").days.is_empty()
+
+
+def test_a_provider_that_was_not_reached_is_asked_alone(desk: Desk) -> None:
+    """Each provider's answer is a transaction of its own: a killed run may have written one."""
+    both = universe("A", "BB", sources={"BB": "other"})
+    split = Desk(Store(desk.store.database, both, TOY, clock=desk.clock), desk.clock)
+    split.write("news", nothing("A", table=TOY["news"]))
+    assert missing(split, "news").symbols == ("BB",)
+    split.write("news", {"other": Fetched(TOY["news"].empty(), {}, ("BB",))}, only_missing=True)
+    assert missing(split, "news").days.is_empty()
+
+
+def test_macro_series_do_not_depend_on_who_is_in_the_universe(desk: Desk) -> None:
+    desk.write("macro_indicators", nothing("VIXCLS", table=TOY["macro_indicators"]))
+    joined = Store(desk.store.database, universe("A", "D"), TOY, clock=desk.clock)
+    assert joined.pending("macro_indicators", *JANUARY, "1").is_empty()
+
+
+# -- holes ----------------------------------------------------------------------------------------
 
 
 def test_nothing_is_computed_on_a_hole(desk: Desk) -> None:

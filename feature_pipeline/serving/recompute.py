@@ -1,0 +1,141 @@
+"""Derived values computed anew: from their inputs as they are, or as they were known at a moment.
+
+The catalogue's pure functions on what the store holds; nothing is written. Derived tables keep no
+history, so this is how a derived value "as known at" a past moment is answered: today's code on
+that moment's inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date, datetime
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from feature_pipeline.features.catalogue import DECLARED
+from feature_pipeline.features.indicators import compute_indicators
+from feature_pipeline.features.price_features import compute_features
+from feature_pipeline.features.regime import predict_regime
+from feature_pipeline.features.sentiment import score_documents
+from feature_pipeline.features.state_vector import compute_state_vectors
+from feature_pipeline.schemas import Input
+from feature_pipeline.storage.store import Store
+from feature_pipeline.universe import Universe
+
+if TYPE_CHECKING:
+    from feature_pipeline.sources import Scorer
+
+Inputs = Mapping[str, pl.DataFrame]
+
+
+def _scores(inputs: Inputs, _: Universe, scorer: Scorer) -> pl.DataFrame:
+    documents = pl.concat([inputs["news"], inputs["reddit"]], how="diagonal")
+    return score_documents(documents, scorer.score, scorer.model, scorer.revision)
+
+
+def _indicators(inputs: Inputs, *_: object) -> pl.DataFrame:
+    return compute_indicators(inputs["ohlcv_1d"], inputs["corporate_actions"])
+
+
+def _features(inputs: Inputs, universe: Universe, _: Scorer) -> pl.DataFrame:
+    return compute_features(
+        inputs["ohlcv_1d"],
+        inputs["corporate_actions"],
+        inputs["indicators_1d"],
+        inputs["sentiment_scores"],
+        universe.members(),
+        universe.benchmark,
+    )
+
+
+def _regime(inputs: Inputs, *_: object) -> pl.DataFrame:
+    return predict_regime(inputs["indicators_1d"])
+
+
+def _state(inputs: Inputs, *_: object) -> pl.DataFrame:
+    return compute_state_vectors(
+        inputs["ohlcv_1d"],
+        inputs["corporate_actions"],
+        inputs["indicators_1d"],
+        inputs["features_1d"],
+        inputs["regime_predictions_1d"],
+        inputs["sentiment_scores"],
+        inputs["macro_indicators"],
+    )
+
+
+COMPUTATIONS: dict[str, Callable[[Inputs, Universe, Scorer], pl.DataFrame]] = {
+    "sentiment_scores": _scores,
+    "indicators_1d": _indicators,
+    "features_1d": _features,
+    "regime_predictions_1d": _regime,
+    "state_vectors_1d": _state,
+}
+"""Asset -> its computation, on a frame per input."""
+
+
+def compute(asset: str, inputs: Inputs, universe: Universe, scorer: Scorer) -> pl.DataFrame:
+    """The rows of a derived asset that follow from a frame per input; see its pure function."""
+    return COMPUTATIONS[asset](inputs, universe, scorer)
+
+
+def as_known_at(
+    store: Store,
+    asset: str,
+    columns: Sequence[str],
+    symbol: str,
+    days: tuple[date, date],
+    moment: datetime,
+    scorer: Scorer,
+) -> pl.DataFrame:
+    """A symbol's rows of a derived asset, computed from what this database held at a moment.
+
+    Args:
+        store: of the inputs.
+        asset: which one.
+        columns: those wanted: values over the universe cost its bars.
+        symbol: instrument id.
+        days: [start, end).
+        moment: when the inputs were held; see `Store.inputs` on what is not known of it.
+        scorer: the active sentiment model.
+
+    Returns:
+        Its data columns, sorted by time; a row per bar that was held.
+    """
+    wide = any(f.universe for f in DECLARED.get(asset, ()) if f.column in columns)
+    who = None if wide else [symbol]
+    table = store.tables[asset]
+    inputs = {
+        needed.asset: _held(store, needed, who, symbol, days, moment, scorer)
+        for needed in table.inputs
+    }
+    rows = compute(asset, inputs, store.universe, scorer)
+    day = pl.col(table.day_column).dt.date()
+    return rows.filter(pl.col("symbol") == symbol, day >= days[0], day < days[1]).sort(table.key)
+
+
+def _held(
+    store: Store,
+    needed: Input,
+    symbols: Sequence[str] | None,
+    symbol: str,
+    days: tuple[date, date],
+    moment: datetime,
+    scorer: Scorer,
+) -> pl.DataFrame:
+    """One input as it was held, with the lookback before the days."""
+    table = store.tables[needed.asset]
+    if not table.derived:
+        return _of(store.inputs(needed, *days, symbols=symbols, as_known_at=moment), symbols)
+    reach = (store.reach(needed, days[0]), days[1])
+    rows = as_known_at(store, needed.asset, needed.columns, symbol, reach, moment, scorer)
+    return store.inputs(needed, *days, symbols=[symbol], rows=rows)
+
+
+def _of(documents: pl.DataFrame, symbols: Sequence[str] | None) -> pl.DataFrame:
+    """Documents about these symbols alone, so that no other one is scored."""
+    if symbols is None or "symbols" not in documents.columns:
+        return documents
+    about = pl.col("symbols").list.eval(pl.element().is_in(list(symbols))).list.any()
+    return documents.filter(pl.col("symbols").is_null() | about)

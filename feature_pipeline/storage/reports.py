@@ -1,0 +1,88 @@
+"""What became of every row that was handed in: counted where it happens, and written down.
+
+One row of `write_reports` per write and source. Whether the counts add up is asked of them in
+`audit.py`; nothing here makes them do so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import polars as pl
+
+from feature_pipeline.schemas import Fetched
+from feature_pipeline.storage.changes import Batch
+from feature_pipeline.storage.database import Database
+from feature_pipeline.storage.planning import WritePlan
+from feature_pipeline.storage.validate import Checked
+
+BECAME = ("written", "unchanged", "duplicate", "unfinished", "fenced", "quarantined")
+"""What may become of a row that is offered for writing."""
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What became of one source's rows: by `input`, `outside` and the names of `BECAME`."""
+
+    source: str
+    counts: Mapping[str, int]
+
+
+def tally(
+    plan: WritePlan, fetched: Fetched, checked: Checked, batch: Batch, days: pl.DataFrame
+) -> Tally:
+    """The counts of one source's rows: `input` is what it handed in, `outside` what of it a
+    computation returned of its lookback.
+
+    Args:
+        plan: of the write.
+        fetched: as it was handed in.
+        checked: the same, sorted out.
+        batch: what was given to the writer.
+        days: what the writer said of each day.
+    """
+    outside = 0
+    if plan.table.derived:
+        day = pl.col(plan.table.day_column).dt.date()
+        first, end = plan.window
+        beyond = (day < first) | (day >= end) | ~day.is_in(plan.days.implode())
+        outside = int(fetched.frame.select(beyond.sum()).item() or 0)
+    return Tally(
+        batch.source,
+        {
+            "input": fetched.frame.height,
+            "outside": outside,
+            **{name: int(days[name].sum()) for name in ("written", "unchanged", "fenced")},
+            "duplicate": checked.duplicate,
+            "unfinished": checked.unfinished,
+            "quarantined": batch.quarantined.height,
+        },
+    )
+
+
+def record(database: Database, plan: WritePlan, tallies: Sequence[Tally]) -> None:
+    """Write the tallies of a write down.
+
+    Raises:
+        DatabaseError: the database cannot be reached, or is not migrated.
+    """
+    names = ("input", "outside", *BECAME)
+    with database.connection() as connection:
+        connection.execute(
+            "INSERT INTO write_reports (asset, run_id, token, first_day, last_day, days,"
+            f" source, {', '.join(names)})"
+            " SELECT %s, %s, %s, %s, %s, %s, u.* FROM unnest(%s::text[]"
+            + ", %s::bigint[]" * len(names)
+            + ") AS u",
+            [
+                plan.table.asset,
+                plan.writing.run_id,
+                plan.writing.token,
+                plan.days[0],
+                plan.days[-1],
+                plan.days.len(),
+                [one.source for one in tallies],
+                *([one.counts[name] for one in tallies] for name in names),
+            ],
+        )

@@ -1,0 +1,154 @@
+"""What the tables hold and how much room they take, with and without TimescaleDB.
+
+Looks only. Row counts of data come from the ledger, which the write contract keeps exact; sizes
+from the server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+import polars as pl
+import psycopg
+from psycopg import sql
+
+from feature_pipeline.schemas import TableSchema
+from feature_pipeline.storage.database import Database
+
+SIZES = ("heap", "indexes", "toast", "total")
+"""Bytes of a relation: its rows (with free-space and visibility maps), indexes, large values."""
+
+BOOKKEEPING = (
+    "partition_ledger",
+    "partition_exceptions",
+    "write_intents",
+    "quarantine",
+    "feature_definitions",
+    "feature_sets",
+)
+
+
+def partitions(database: Database) -> pl.DataFrame:
+    """Per asset with a written day: `asset`, `rows`, `days`, `first`, `last`, `exceptions` (symbols
+    and days without a row), `quarantined` (rejected rows that nobody released)."""
+    return database.read_frame(
+        """
+        SELECT asset, l.rows, l.days, l.first, l.last,
+            coalesce(e.count, 0) AS exceptions, coalesce(q.count, 0) AS quarantined
+        FROM (
+            SELECT asset, sum(rows)::bigint AS rows, count(DISTINCT day) AS days,
+                min(day) AS first, max(day) AS last
+            FROM partition_ledger GROUP BY asset
+        ) l
+        LEFT JOIN (SELECT asset, count(*) FROM partition_exceptions GROUP BY asset) e USING (asset)
+        LEFT JOIN (SELECT asset, count(*) FROM quarantine WHERE released_at IS NULL GROUP BY asset)
+            q USING (asset)
+        ORDER BY asset
+        """
+    )
+
+
+def relations(database: Database, tables: Mapping[str, TableSchema]) -> pl.DataFrame:
+    """Every table of ours and the room it takes.
+
+    Args:
+        database: a migrated one.
+        tables: asset -> schema, all of the graph.
+
+    Returns:
+        `table`, `kind` (data, history, bookkeeping), `rows` (counted; of data tables the ledger's),
+        SIZES in bytes, `chunks` and `compressed` chunks (null where it is no hypertable).
+    """
+    data = {table.table: True for table in tables.values()}
+    history = [f"{table.table}_history" for table in tables.values() if table.history]
+    kinds = {
+        **dict.fromkeys(data, "data"),
+        **dict.fromkeys(history, "history"),
+        **dict.fromkeys(BOOKKEEPING, "bookkeeping"),
+    }
+    with database.connection() as connection:
+        hypertables = _hypertables(connection)
+        rows = [
+            {
+                "table": name,
+                "kind": kind,
+                "rows": _rows(connection, name, kind, tables),
+                **_sizes(connection, name, hypertable=name in hypertables),
+                **hypertables.get(name, {"chunks": None, "compressed": None}),
+            }
+            for name, kind in kinds.items()
+        ]
+    numbers = ("rows", *SIZES, "chunks", "compressed")
+    return pl.DataFrame(
+        rows, schema={"table": pl.String, "kind": pl.String, **dict.fromkeys(numbers, pl.Int64)}
+    )
+
+
+def schema_size(url: str) -> int | None:
+    """Bytes of all relations in the schema that a URL leads to: Dagster's storage, for one.
+
+    None where it cannot be asked.
+    """
+    plain = urlsplit(url)._replace(scheme="postgresql").geturl()
+    try:
+        with psycopg.connect(plain, connect_timeout=10, autocommit=True) as connection:
+            row = connection.execute(
+                "SELECT coalesce(sum(pg_total_relation_size(oid)), 0)::bigint FROM pg_class"
+                " WHERE relkind IN ('r', 'm') AND relnamespace = current_schema()::regnamespace"
+            ).fetchone()
+    except psycopg.Error:
+        return None
+    return int(row[0]) if row else None
+
+
+def _rows(
+    connection: psycopg.Connection, name: str, kind: str, tables: Mapping[str, TableSchema]
+) -> int:
+    if kind == "data":
+        assets = [table.asset for table in tables.values() if table.table == name]
+        row = connection.execute(
+            "SELECT coalesce(sum(rows), 0)::bigint FROM partition_ledger WHERE asset = ANY(%s)",
+            [assets],
+        ).fetchone()
+    else:
+        row = connection.execute(
+            sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(name))
+        ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def _sizes(connection: psycopg.Connection, name: str, *, hypertable: bool) -> dict[str, int]:
+    if hypertable:
+        row = connection.execute(
+            "SELECT coalesce(sum(table_bytes), 0)::bigint, coalesce(sum(index_bytes), 0)::bigint,"
+            " coalesce(sum(toast_bytes), 0)::bigint, coalesce(sum(total_bytes), 0)::bigint"
+            " FROM hypertable_detailed_size(%s::regclass)",
+            [name],
+        ).fetchone()
+    else:
+        row = connection.execute(
+            "SELECT pg_table_size(c.oid) - t.size, pg_indexes_size(c.oid), t.size,"
+            " pg_total_relation_size(c.oid)"
+            " FROM pg_class c CROSS JOIN LATERAL (SELECT coalesce(CASE WHEN c.reltoastrelid <> 0"
+            " THEN pg_total_relation_size(c.reltoastrelid) END, 0) AS size) t"
+            " WHERE c.oid = %s::regclass",
+            [name],
+        ).fetchone()
+    assert row is not None
+    return dict(zip(SIZES, map(int, row), strict=True))
+
+
+def _hypertables(connection: psycopg.Connection) -> dict[str, dict[str, int | None]]:
+    """`chunks` and `compressed` chunks by table; empty without TimescaleDB."""
+    there = connection.execute("SELECT FROM pg_extension WHERE extname = 'timescaledb'").fetchone()
+    if there is None:
+        return {}
+    found = connection.execute(
+        "SELECT hypertable_name, count(c.chunk_name),"
+        " count(*) FILTER (WHERE c.is_compressed) FROM timescaledb_information.hypertables h"
+        " LEFT JOIN timescaledb_information.chunks c USING (hypertable_schema, hypertable_name)"
+        " WHERE h.hypertable_schema = current_schema() GROUP BY hypertable_name"
+    )
+    return {name: {"chunks": chunks, "compressed": done} for name, chunks, done in found}
