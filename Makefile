@@ -10,7 +10,7 @@ STAMP := .venv/.installed-$(shell (cat requirements.lock pyproject.toml; pwd) | 
 unexport PYTHONDONTWRITEBYTECODE
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help install demo test bench lint dev clean
+.PHONY: help install demo test bench lint dev docs clean
 
 help:
 	@echo "make demo    everything from nothing: servers, sample backfill, state vectors, UI"
@@ -18,6 +18,7 @@ help:
 	@echo "make bench   the benchmarks, against their floors; writes bench.json"
 	@echo "make lint    ruff and mypy"
 	@echo "make dev     dagster dev inside the embedded stack"
+	@echo "make docs    the reference pages and the pictures of the tour"
 	@echo "make clean   stop the stack; delete its data, the environment and all caches"
 
 install: $(STAMP)
@@ -50,6 +51,10 @@ lint: $(STAMP)
 
 dev: $(STAMP)
 	@exec $(BIN)/feature-pipeline run -- dagster dev -w workspace.yaml $(ARGS)
+
+docs: $(STAMP)
+	@$(BIN)/python docs/build.py
+	@$(BIN)/python docs/screenshots.py
 
 clean:
 	@if [ -x $(BIN)/feature-pipeline ]; then $(BIN)/feature-pipeline down --delete --yes; fi
