@@ -119,6 +119,16 @@ class GraphQL:
             raise RuntimeError(str(answer))
         return str(answer["run"]["id"])
 
+    def wait_for_run(self, run: str, seconds: float) -> str:
+        """The status that a run has ended with."""
+        query = "query($r: ID!) { runOrError(runId: $r) { ... on Run { status } } }"
+
+        def ended() -> str:
+            status = str(self.ask(query, r=run)["runOrError"]["status"])
+            return status if status in ("SUCCESS", "FAILURE", "CANCELED") else ""
+
+        return str(_wait(ended, seconds))
+
     def partition_statuses(self, assets: Sequence[str]) -> Any:
         """What the partitions page of each asset asks."""
         return self.ask(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator
-from datetime import date
+from collections.abc import Callable, Iterator
+from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
@@ -55,6 +57,35 @@ def stack(chromium: str) -> Iterator[Stack]:
         yield running
     running.delete()
     shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture
+def daemon_ahead(stack: Stack) -> Iterator[Callable[..., None]]:
+    """Puts a daemon in the place of Dagster's own whose clock is ahead by so much."""
+    assert stack.dagster is not None
+    own = stack.dagster._children["daemon"]
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(**ahead: float) -> None:
+        own.terminate()
+        own.wait(60)
+        seconds = str(timedelta(**ahead).total_seconds())
+        command = [sys.executable, "-m", "feature_pipeline_tests.browser.ahead", seconds]
+        with (stack.home / "log" / "daemon-ahead.log").open("wb") as log:
+            started.append(
+                subprocess.Popen(
+                    [*command, "run", "-w", "workspace.yaml"],
+                    cwd=stack.home / "dagster",
+                    env=stack.environment() | {"PYTHONPATH": str(Path(__file__).parents[2])},
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                )
+            )
+
+    yield start
+    for daemon in started:
+        daemon.terminate()
+        daemon.wait(60)
 
 
 @pytest.fixture(scope="session")
