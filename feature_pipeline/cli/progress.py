@@ -65,7 +65,7 @@ class Pace:
             self._behind, self._moved = behind, elapsed
         pace = (self._moved + _TRUST_S) / (behind + _TRUST_S) if behind else 1.0
         # What is under way has begun: it is not as much work as when it was begun.
-        current = waiting or next((left for left in ahead.values() if left > 0), 0.0)
+        current = waiting + next((left for left in ahead.values() if left > 0), 0.0)
         begun = min((elapsed - self._moved) / pace, 0.9 * current)
         end = elapsed + pace * max(waiting + sum(ahead.values()) - begun, 0.0)
         if self._end is None:
