@@ -12,8 +12,14 @@ from typing import Any, Literal
 import dagster as dg
 import redis
 
+from feature_pipeline.assets.describe import Describer
 from feature_pipeline.errors import SettingsError
-from feature_pipeline.features.catalogue import TABLES, code_version, definitions
+from feature_pipeline.features.catalogue import (
+    TABLES,
+    code_version,
+    definitions,
+    over_universe,
+)
 from feature_pipeline.online.client import publishing_client
 from feature_pipeline.schemas import STATE_VECTOR_FIELDS
 from feature_pipeline.settings import PREFIX, Settings
@@ -49,10 +55,11 @@ def load_universe(settings: Settings) -> Universe:
 def code_versions(universe: Universe) -> dict[str, str]:
     """Asset -> the version of what it computes, which with its inputs decides what is stale.
 
-    Features aggregate over the universe: its sectors, members and benchmark are part of theirs.
+    Some features aggregate over the universe: its sectors, members and benchmark are part of the
+    version of every asset with a column that follows from one of them.
     """
-    versions = {asset: code_version(asset) for asset in TABLES}
-    return versions | {"features_1d": f"{versions['features_1d']} universe@{universe.digest}"}
+    over = f" universe@{universe.digest}"
+    return {asset: code_version(asset) + over * over_universe(asset) for asset in TABLES}
 
 
 def prepare_database(database_url: str) -> list[str]:
@@ -95,7 +102,8 @@ def default_resources(settings: Settings) -> dict[str, Any]:
 
     @dg.io_manager  # type: ignore[arg-type]  # Dagster takes a generator, its annotation does not
     def storage(_: dg.InitResourceContext) -> Iterator[StorageIOManager]:
-        manager = StorageIOManager(store(settings))
+        held = store(settings)
+        manager = StorageIOManager(held, Describer(held))
         try:
             yield manager
         finally:

@@ -71,6 +71,12 @@ class Settings(BaseSettings):
     refetch_days: int = Field(
         default=7, ge=0, description="days before today that a schedule asks for again"
     )
+    source_url: str | None = Field(
+        default=None,
+        pattern=r"^https?://[^@?#\s]+$",
+        description="where this source tree is shown in the web, for links from assets to code: "
+        "https://github.com/OWNER/REPOSITORY/blob/main",
+    )
     alert_webhook: SecretStr | None = Field(
         default=None, description="https:// address that failures are sent to, as JSON"
     )

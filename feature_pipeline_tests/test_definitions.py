@@ -63,8 +63,8 @@ def test_the_graph_is_the_catalogue():
 def test_every_table_says_what_it_is(asset):
     table, spec = TABLES[asset], node(asset)
     assert len(spec.description) > 40
-    assert spec.group_name in ("raw", "signals", "vectors")
-    assert {"polars", "timescaledb"} == spec.kinds
+    assert spec.group_name in ("inputs", "signals", "vectors")
+    assert {"polars", "postgres"} == spec.kinds
     assert spec.metadata["dagster/table_name"] == table.table
     columns = spec.metadata["dagster/column_schema"].columns
     assert [c.name for c in columns] == list(table.names)
@@ -80,7 +80,7 @@ def test_every_table_says_what_it_is(asset):
 @pytest.mark.parametrize("asset", ["instruments", "online_state_vectors"])
 def test_what_is_no_table_says_what_it_is_too(asset):
     assert len(node(asset).description) > 40
-    assert node(asset).group_name in ("raw", "online")
+    assert node(asset).group_name in ("inputs", "vectors")
     assert node(asset).kinds
 
 
@@ -120,10 +120,22 @@ def test_nothing_falls_back_on_pickles():
     assert "io_manager" not in defs.resources
 
 
+def test_every_step_takes_a_place_in_its_pool():
+    pools = {asset.key.to_python_identifier(): asset.op.pool for asset in ASSETS}
+    assert {a: p for a, p in pools.items() if not TABLES[a].derived} == {
+        "ohlcv_1d": "prices",
+        "corporate_actions": "prices",
+        "news": "news",
+        "reddit": "reddit",
+        "macro_indicators": "macro",
+    }
+    assert {p for a, p in pools.items() if TABLES[a].derived} == {"database"}
+
+
 def test_runs_are_in_process_with_retries():
     job = defs.resolve_job_def(JOB)
     assert job.executor_def == dg.in_process_executor
-    assert {n.name for n in job.nodes} == set(TABLES)
+    assert {n.name for n in job.nodes} == {*TABLES, *(f"{asset}_checks" for asset in TABLES)}
     for asset in ASSETS:
         assert asset.op.retry_policy.max_retries == 2
 

@@ -11,7 +11,7 @@ from feature_pipeline.storage.io_manager import StorageIOManager
 from feature_pipeline.universe import Universe
 
 
-@dg.asset(**table_asset("corporate_actions", group="raw"))
+@dg.asset(**table_asset("corporate_actions", group="inputs"))
 def corporate_actions(
     context: dg.AssetExecutionContext,
     storage: dg.ResourceParam[StorageIOManager],

@@ -10,26 +10,47 @@ from typing import Any, Literal
 
 import dagster as dg
 
+from feature_pipeline.assets.lineage import column_lineage, described
 from feature_pipeline.errors import SourceError
-from feature_pipeline.features.catalogue import TABLES
+from feature_pipeline.features.catalogue import DECLARED, TABLES, Feature, column_inputs
 from feature_pipeline.partitions import DAILY
-from feature_pipeline.schemas import Fetched, Input, TableSchema
+from feature_pipeline.schemas import TIMEFRAMES, Fetched, Input, TableSchema
 from feature_pipeline.storage.store import WritePlan
 from feature_pipeline.universe import Instrument, Universe
 
 STORAGE = "storage"
 """Resource key of the IO manager; assets that fetch ask it for their plan."""
 
-Group = Literal["raw", "signals", "vectors", "online"]
+POOLS: Mapping[str, str] = {
+    **{f"ohlcv_{timeframe}": "prices" for timeframe in TIMEFRAMES},
+    "corporate_actions": "prices",
+    "news": "news",
+    "reddit": "reddit",
+    "macro_indicators": "macro",
+}
+"""What a step takes a place in while it runs: a kind of provider; the database where it asks none.
+How many places there are is the instance's to say (`dagster.yaml`)."""
+
+Group = Literal["inputs", "signals", "vectors"]
+"""The groups in the order in which data flows through them. It is alphabetical as well: the UI's
+lists sort by it. Its graph draws groups from left to right as long as no two feed each other."""
+
+OWNERS: Mapping[Group, Sequence[str]] = {
+    "inputs": ["team:data"],
+    "signals": ["team:research"],
+    "vectors": ["team:research"],
+}
 
 
 def table_asset(asset: str, *, group: Group) -> dict[str, Any]:
-    """Keyword arguments for `dg.asset`: name, partitions, inputs, columns, code version."""
+    """Keyword arguments for `dg.asset`: name, group, partitions, inputs, columns, lineage."""
     table = TABLES[asset]
     return {
         "name": asset,
         "group_name": group,
-        "kinds": {"polars", "timescaledb"},
+        "owners": OWNERS[group],
+        "kinds": {"polars", "postgres"},
+        "tags": tags(table),
         "io_manager_key": STORAGE,
         "partitions_def": DAILY,
         "deps": [] if table.derived or not _about_instruments(table) else ["instruments"],
@@ -37,8 +58,9 @@ def table_asset(asset: str, *, group: Group) -> dict[str, Any]:
         "metadata": {
             "dagster/table_name": table.table,
             "dagster/column_schema": column_schema(table),
-            "write_mode": table.mode,
+            "dagster/column_lineage": column_lineage(asset),
         },
+        "pool": POOLS.get(asset, "database"),
         "retry_policy": dg.RetryPolicy(
             max_retries=2, delay=1, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS
         ),
@@ -61,19 +83,43 @@ def _in(needed: Input) -> dg.AssetIn:
     )
 
 
+def tags(table: TableSchema) -> dict[str, str]:
+    """What to filter by in the UI: layer, write mode, and timeframe where the table has one."""
+    timeframe = table.asset.rpartition("_")[2]
+    return {
+        "layer": "derived" if table.derived else "source",
+        "write_mode": table.mode,
+        **({"timeframe": timeframe} if timeframe in TIMEFRAMES else {}),
+    }
+
+
 def column_schema(table: TableSchema) -> dg.TableSchema:
-    """The columns with types, units and what they mean."""
+    """The columns: type, unit, meaning, what they follow from; and the rules of the table."""
+    declared = {feature.column: feature for feature in DECLARED.get(table.asset, ())}
+    follows = column_inputs(table.asset)
     return dg.TableSchema(
         columns=[
             dg.TableColumn(
                 name=c.name,
                 type=c.sql_type,
-                description=f"{c.description} [{c.unit}]" if c.unit else c.description,
-                constraints=dg.TableColumnConstraints(nullable=c.nullable),
+                description=described(c, follows[c.name]),
+                constraints=dg.TableColumnConstraints(
+                    nullable=c.nullable,
+                    other=["primary key"] if c.name in table.key else [],
+                ),
+                tags=_column_tags(declared[c.name]) if c.name in declared else {},
             )
             for c in table.columns
-        ]
+        ],
+        constraints=dg.TableConstraints(other=[f"never: {rule.reason}" for rule in table.rules]),
     )
+
+
+def _column_tags(feature: Feature) -> dict[str, str]:
+    """Its category, how far back it looks, and its version where that is not the first."""
+    version = {"version": str(feature.version)} if feature.version > 1 else {}
+    lookback = {"lookback": feature.lookback} if feature.lookback else {}
+    return {"category": feature.category, **lookback, **version}
 
 
 def fetch(

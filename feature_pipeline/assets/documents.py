@@ -13,7 +13,7 @@ from feature_pipeline.storage.store import WritePlan
 from feature_pipeline.universe import Universe
 
 
-@dg.asset(**table_asset("news", group="raw"))
+@dg.asset(**table_asset("news", group="inputs"))
 def news(
     context: dg.AssetExecutionContext,
     storage: dg.ResourceParam[StorageIOManager],
@@ -28,7 +28,7 @@ def news(
     return _collect("news", storage.plan(context), universe, sources)
 
 
-@dg.asset(**table_asset("reddit", group="raw"))
+@dg.asset(**table_asset("reddit", group="inputs"))
 def reddit(
     context: dg.AssetExecutionContext,
     storage: dg.ResourceParam[StorageIOManager],

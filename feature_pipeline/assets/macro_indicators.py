@@ -9,7 +9,7 @@ from feature_pipeline.sources import MacroSource
 from feature_pipeline.storage.io_manager import StorageIOManager
 
 
-@dg.asset(**table_asset("macro_indicators", group="raw"))
+@dg.asset(**table_asset("macro_indicators", group="inputs"))
 def macro_indicators(
     context: dg.AssetExecutionContext,
     storage: dg.ResourceParam[StorageIOManager],
@@ -21,4 +21,6 @@ def macro_indicators(
     available then.
     """
     plan = storage.plan(context)
+    if plan.days.is_empty():
+        return {}
     return {macro_source.name: macro_source.macro(MACRO_SERIES, *plan.window)}

@@ -11,7 +11,7 @@ from feature_pipeline.storage.io_manager import StorageIOManager
 from feature_pipeline.universe import Universe
 
 
-@dg.asset(**table_asset("ohlcv_1d", group="raw"))
+@dg.asset(**table_asset("ohlcv_1d", group="inputs"))
 def ohlcv_1d(
     context: dg.AssetExecutionContext,
     storage: dg.ResourceParam[StorageIOManager],

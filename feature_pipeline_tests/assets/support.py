@@ -131,7 +131,11 @@ def _with_versions(defs: dg.Definitions, versions: Mapping[str, str]) -> dg.Defi
         for made in defs.assets or ()
     ]
     return dg.Definitions(
-        assets=assets, jobs=defs.jobs, resources=defs.resources, executor=defs.executor
+        assets=assets,
+        asset_checks=defs.asset_checks,
+        jobs=defs.jobs,
+        resources=defs.resources,
+        executor=defs.executor,
     )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -60,8 +61,18 @@ def make_universe(
     instruments: Sequence[tuple[str, str, date]] = INSTRUMENTS, benchmark: str = "MKT"
 ) -> Universe:
     """A small universe of (id, sector, first day)."""
+    return Universe.parse(_universe_yaml(instruments, benchmark))
+
+
+def write_universe(path: Path) -> Path:
+    """The same universe as a file, for commands."""
+    path.write_text(_universe_yaml(INSTRUMENTS, "MKT"), encoding="utf-8")
+    return path
+
+
+def _universe_yaml(instruments: Sequence[tuple[str, str, date]], benchmark: str) -> str:
     entries = (_ENTRY.format(id=i, sector=s, listed=day) for i, s, day in instruments)
-    return Universe.parse(_YAML.format(benchmark=benchmark) + "".join(entries))
+    return _YAML.format(benchmark=benchmark) + "".join(entries)
 
 
 @dataclass(frozen=True, repr=False)
