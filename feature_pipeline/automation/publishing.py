@@ -1,15 +1,18 @@
-"""Publishing to Redis: what the newest rows are, and the sensor that notices there are some."""
-
-from __future__ import annotations
+"""Publishing to Redis: what the newest rows are, the sensor that notices there are some, and the
+check that Redis then says what the database says."""
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 import polars as pl
 import redis
 
+from feature_pipeline.assets import judgements
+from feature_pipeline.assets.checks import description, metadata, result, severity
+from feature_pipeline.assets.judgements import Verdict
 from feature_pipeline.errors import FeaturePipelineError
+from feature_pipeline.online.compare import DIFFERENCES, NEWER, differences
 from feature_pipeline.online.publish import PublishReport
 from feature_pipeline.online.rebuild import (
     Snapshot,
@@ -22,6 +25,12 @@ from feature_pipeline.storage.io_manager import StorageIOManager
 from feature_pipeline.storage.store import Store
 
 WATCHED = (*(f"state_vectors_{t}" for t in TIMEFRAMES), "macro_indicators", "sentiment_scores")
+
+ONLINE = "online_state_vectors"
+CHECK = judgements.online_equals_offline.__name__
+
+PUBLISHED_WITHIN = timedelta(minutes=2)
+"""How long what was written may lie in the database without being published."""
 
 REMEMBERED = 50
 """Event ids kept in the cursor, per asset. Ids are handed out before their events commit, so one
@@ -75,8 +84,87 @@ def publish_online(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.
         # Tried again at the next tick: the cursor stays where it was.
         raise dg.Failure(str(error), allow_retries=False) from error
     return dg.SensorResult(
-        cursor=cursor, asset_events=[_materialization(newest, report, rebuilt=rebuilt)]
+        cursor=cursor,
+        asset_events=[
+            _materialization(newest, report, rebuilt=rebuilt),
+            *_evaluation(client, newest),
+        ],
     )
+
+
+@dg.asset_check(
+    asset=ONLINE,
+    name=CHECK,
+    description=description(judgements.online_equals_offline),
+    required_resource_keys={"storage", "redis"},
+)
+def online_equals_offline(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+    """The check, executed by hand; after each publication the sensor evaluates it itself."""
+    storage: StorageIOManager = context.resources.storage
+    return result(CHECK, ONLINE, compared(context.resources.redis, storage.store))
+
+
+def compared(client: redis.Redis, store: Store) -> Verdict:
+    """Whether Redis says what the database says now.
+
+    Raises:
+        OnlineError, DatabaseError: a store does not answer.
+    """
+    for last in (False, True):
+        newest = snapshot(store)
+        found = _differences(client, newest)
+        # Published between the two looks: look again.
+        if last or NEWER not in found["is"]:
+            break
+    return judgements.online_equals_offline(
+        found, _symbols(newest), waiting=bool(found.height) and _just_written(store)
+    )
+
+
+def _differences(client: redis.Redis, newest: Snapshot) -> pl.DataFrame:
+    return pl.concat(
+        [
+            pl.DataFrame(schema=DIFFERENCES),
+            *(differences(client, rows, timeframe) for timeframe, rows in newest.vectors.items()),
+        ]
+    )
+
+
+def _symbols(newest: Snapshot) -> int:
+    return sum(rows.height for rows in newest.vectors.values())
+
+
+def _just_written(store: Store) -> bool:
+    """Whether something that is published was written so recently that it may not be yet."""
+    written = store.database.read_frame(
+        "SELECT max(updated_at) AS at FROM partition_ledger WHERE asset = ANY(%s)",
+        [[table for table in store.tables if table.split("_")[-1] in TIMEFRAMES]],
+    )["at"][0]
+    return written is not None and store.clock() - written < PUBLISHED_WITHIN
+
+
+def _evaluation(client: redis.Redis, newest: Snapshot) -> list[dg.AssetCheckEvaluation]:
+    """What the check says of what was just published; nothing where that was nothing, or where
+    Redis went away meanwhile."""
+    if not _symbols(newest):
+        return []
+    try:
+        found = _differences(client, newest)
+    except FeaturePipelineError:
+        return []
+    # Another publication may have come in between; what it published is newer.
+    found = found.filter(pl.col("is") != NEWER)
+    verdict = judgements.online_equals_offline(found, _symbols(newest))
+    return [
+        dg.AssetCheckEvaluation(
+            asset_key=dg.AssetKey(ONLINE),
+            check_name=CHECK,
+            passed=verdict.passed,
+            severity=severity(verdict),
+            description=verdict.says,
+            metadata=metadata(verdict),
+        )
+    ]
 
 
 def _news(context: dg.SensorEvaluationContext) -> tuple[str, bool]:
@@ -109,7 +197,7 @@ def _materialization(
 ) -> dg.AssetMaterialization:
     rows = pl.concat([frame.select("symbol", "available_at") for frame in newest.vectors.values()])
     as_of = rows["available_at"].max()
-    metadata: dict[str, dg.MetadataValue] = {
+    told: dict[str, dg.MetadataValue] = {
         "symbols": dg.MetadataValue.int(rows["symbol"].n_unique()),
         "written": dg.MetadataValue.int(report.written),
         "refreshed": dg.MetadataValue.int(report.refreshed),
@@ -118,5 +206,5 @@ def _materialization(
         "rebuilt": dg.MetadataValue.bool(rebuilt),
     }
     if isinstance(as_of, datetime):
-        metadata["newest_as_of"] = dg.MetadataValue.timestamp(as_of.astimezone(UTC))
-    return dg.AssetMaterialization("online_state_vectors", metadata=metadata)
+        told["newest_as_of"] = dg.MetadataValue.timestamp(as_of.astimezone(UTC))
+    return dg.AssetMaterialization(ONLINE, metadata=told)

@@ -79,6 +79,29 @@ class MacroSource(Protocol):
         ...
 
 
+Kind = Literal["bars", "actions", "news", "reddit", "macro"]
+
+
+@runtime_checkable
+class Metered(Protocol):
+    """A provider that can say what a question costs before it is asked. Optional: of one that
+    cannot, a backfill's estimate assumes one request per instrument."""
+
+    def calls(self, kind: Kind, instruments: Sequence[Instrument], start: date, end: date) -> int:
+        """How many requests over the network it takes to answer for `[start, end)`; of `macro`, for
+        all the series that are collected (`instruments` is empty)."""
+        ...
+
+
+def calls_of(
+    source: object, kind: Kind, instruments: Sequence[Instrument], start: date, end: date
+) -> int:
+    """What a provider says a question costs, or one request per instrument (macro: one)."""
+    if isinstance(source, Metered):
+        return source.calls(kind, instruments, start, end)
+    return max(len(instruments), 1)
+
+
 @runtime_checkable
 class Scorer(Protocol):
     """A sentiment model. `model` and `revision` together say what a score means."""

@@ -7,3 +7,4 @@ from feature_pipeline_tests.assets.conftest import (  # noqa: F401
     universe,
     world,
 )
+from feature_pipeline_tests.automation.places import new_place  # noqa: F401

@@ -2,96 +2,34 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from datetime import date
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import date, timedelta
+from itertools import pairwise
 
 import dagster as dg
+import polars as pl
 import psutil
 import pytest
 
-from feature_pipeline.automation.backfill import BackfillError, Chunk, backfill, chunks
+from feature_pipeline.automation.backfill import (
+    BackfillError,
+    Report,
+    chunks,
+    runs_for,
+)
+from feature_pipeline.automation.estimate import Estimate, Work
 from feature_pipeline.features.catalogue import TABLES
 from feature_pipeline.partitions import days
-from feature_pipeline.resources import store
-from feature_pipeline.settings import Settings
-from feature_pipeline.stack import Stack
+from feature_pipeline.stack.dead_runs import PROCESS_TAG, fail_dead_runs
 from feature_pipeline_tests.assets.support import assert_same_tables
+from feature_pipeline_tests.automation.places import END, START, Place
+from feature_pipeline_tests.stack.helpers import CLI, until
 
 FAILURE, SUCCESS = dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.SUCCESS
-START, END = date(2012, 3, 1), date(2012, 3, 9)
-
-# Recorded prices of three instruments, with a history short enough to be quick.
-UNIVERSE = """
-benchmark: GSPC
-instruments:
-""" + "".join(
-    f"""
-  - id: {name}
-    asset_class: equity
-    calendar: XNYS
-    sector: {sector}
-    source: {{bars: sample, actions: sample, news: sample, reddit: sample}}
-    symbols: [{{symbol: {symbol}, from: 1990-01-02}}]
-    membership: [{{from: 2012-01-03, to: 2013-03-02}}]
-"""
-    for name, symbol, sector in (
-        ("AAPL", "AAPL", "tech"), ("IBM", "IBM", "tech"), ("GSPC", "^GSPC", "index")
-    )
-)  # fmt: skip
-
-
-@dataclass
-class Place:
-    """Stores of its own, and Dagster's beside the tables."""
-
-    settings: Settings
-
-    @property
-    def environment(self) -> dict[str, str]:
-        return Stack(self.settings).environment() | {
-            "FEATURE_PIPELINE_UNIVERSE": str(self.settings.universe)
-        }
-
-    def backfill(self, plan: list[Chunk], progress: Callable[[int], None] = lambda _: None) -> None:
-        backfill(self.settings, plan, self.environment, progress, self.settings.home / "runs.log")
-
-    def tables(self) -> dict:
-        held = store(self.settings)
-        with held.database:
-            return {asset: held.read(asset, start=START, end=END) for asset in TABLES}
-
-    def runs(self, monkeypatch) -> list[dg.DagsterRun]:
-        for name, value in self.environment.items():
-            monkeypatch.setenv(name, value)
-        with dg.DagsterInstance.get() as instance:
-            return list(instance.get_runs())
-
-
-@pytest.fixture(scope="module")
-def new_place(new_database, tmp_path_factory, redis_server):
-    made = []
-
-    def place() -> Place:
-        opened = new_database()
-        url = opened.__enter__()
-        made.append(opened)
-        home = tmp_path_factory.mktemp("home")
-        (home / "universe.yaml").write_text(UNIVERSE)
-        settings = Settings(
-            database_url=url, redis_url=redis_server.url, home=home, universe=home / "universe.yaml"
-        )
-        Stack(settings).prepare_dagster()
-        return Place(settings)
-
-    yield place
-    for opened in made:
-        opened.__exit__(None, None, None)
+CANCELED = dg.DagsterRunStatus.CANCELED
 
 
 @pytest.fixture(scope="module")
@@ -133,32 +71,67 @@ def test_an_unknown_asset_is_named_with_those_that_exist():
     assert "\n" not in str(error.value)
 
 
+def test_runs_do_the_work_and_leave_out_who_has_none():
+    history, last = date(2012, 1, 3), END - timedelta(days=2)
+    work = {
+        "ohlcv_1d": Work("ohlcv_1d", pl.Series([history])),
+        "news": Work("news", pl.Series([], dtype=pl.Date)),
+        "features_1d": Work("features_1d", pl.Series([START, last])),
+    }
+    spans = ((START, START + timedelta(days=1)), (last, END))
+    found = Estimate(START, END, spans, work, "built-in", 0)
+    first, second = runs_for(found, symbols=["AAPL"])
+    assert (first.start, first.end, first.turn) == (*spans[0], 0)
+    assert first.assets == ("ohlcv_1d", "features_1d"), "history comes with the first run"
+    assert (second.start, second.end, second.turn) == (*spans[1], 1)
+    assert second.assets == ("features_1d",)
+    assert all(chunk.only_missing and chunk.symbols == ("AAPL",) for chunk in (first, second))
+    whole = Estimate(START, END, ((START, END),), work, "built-in", 0)
+    again = runs_for(whole, refetch=True, days_per_run=4)
+    assert [(chunk.only_missing, chunk.assets) for chunk in again] == [(False, tuple(work))] * 2
+
+
 # -- running --------------------------------------------------------------------------------------
 
 
 def test_parallel_processes_equal_one_run(new_place, whole, monkeypatch):
-    place, plan, told = new_place(), chunks(START, END, days_per_run=4), []
-    total = sum(chunk.partitions for chunk in plan)
-    place.backfill(plan, told.append)
+    place, told = new_place(), []
+    plan = chunks(START, END, days_per_run=4, only_missing=True)
+    said = place.outlook()
+    report = place.backfill(plan, told.append)
     assert_same_tables(place.tables(), whole.tables())
-    assert told == sorted(told)
-    assert told[-1] == total
+    # Never less than before, and in the end all that was said.
+    for before, after in pairwise(told):
+        assert all(after[asset] >= done for asset, done in before.items())
+    assert told[-1] == {name: one.days.len() for name, one in said.work.items()}
+    assert report.partitions == said.partitions
+    assert [run["status"] for run in report.runs] == ["SUCCESS", "SUCCESS"]
+    held = place.query("SELECT sum(rows)::bigint AS rows FROM partition_ledger")["rows"][0]
+    assert report.rows["written"] >= held  # what both runs need as history may come twice
+    assert report.rows["quarantined"] == 0
 
-    # Real runs on the real instance, with their days.
+    # Real runs on the real instance, with their days, and the checks of their assets.
     runs = {run.run_id: run for run in place.runs(monkeypatch)}
     assert set(runs) == {chunk.run_id for chunk in plan}
-    assert {run.status for run in runs.values()} == {dg.DagsterRunStatus.SUCCESS}
+    assert {run.status for run in runs.values()} == {SUCCESS}
     assert all(
         runs[c.run_id].tags["dagster/asset_partition_range_start"] == c.start.isoformat()
         for c in plan
     )
+    with dg.DagsterInstance.get() as instance:
+        looked_at = {
+            record.asset_check_evaluation_data.asset_key.to_python_identifier()
+            for chunk in plan
+            for event in instance.all_logs(
+                chunk.run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION
+            )
+            if (record := event.dagster_event)
+        }
+    assert looked_at >= {"ohlcv_1d", "features_1d", "state_vectors_1d"}
 
-
-def test_the_progress_of_a_run_that_finds_all_right_reaches_the_total(whole):
-    told: list[int] = []
-    plan = chunks(START, END, assets=["macro_indicators", "indicators_1d", "features_1d"])
-    whole.backfill(plan, told.append)
-    assert told[-1] == 3 * 8
+    # There is nothing left to do.
+    assert runs_for(place.outlook()) == []
+    assert place.backfill([]) == Report()
 
 
 def test_a_failed_run_is_one_line_that_names_step_days_and_reason(new_place):
@@ -170,79 +143,144 @@ def test_a_failed_run_is_one_line_that_names_step_days_and_reason(new_place):
     assert line.startswith("features_1d, 2012-03-01 to 2012-03-08: features_1d from ")
     assert "2012-01-03" in line
     assert "materialise" in line
+    assert failed.value.report is not None
+    assert [run["status"] for run in failed.value.report.runs] == ["FAILURE"]
     assert workers() == []
 
 
 # -- killed ---------------------------------------------------------------------------------------
 
 
-def test_a_killed_worker_is_one_line_and_a_plain_re_run_ends_equal(new_place, whole, monkeypatch):
+def test_a_killed_worker_is_one_line_and_its_run_is_closed(new_place, monkeypatch):
     place, killed = new_place(), []
 
-    def kill_one(done: int) -> None:
+    def kill_one(done) -> None:
         if done and not killed:
             killed.append(workers()[0])
             killed[0].kill()
 
+    plan = chunks(START, END, assets=["macro_indicators", "sentiment_scores"])
     with pytest.raises(BackfillError, match="run the same backfill again") as failed:
-        place.backfill(chunks(START, END, days_per_run=4), kill_one)
+        place.backfill(plan, kill_one)
     assert "\n" not in str(failed.value)
     assert killed
     assert workers() == []
-    place.backfill(chunks(START, END, days_per_run=4))
-    assert_same_tables(place.tables(), whole.tables())
-    # No run is left that counts as running.
-    runs = [run.status for run in place.runs(monkeypatch)]
-    assert len(runs) == 4
-    assert all(status in (FAILURE, SUCCESS) for status in runs)
-    assert runs.count(SUCCESS) >= 2
+    assert place.runs(monkeypatch)[0].status == dg.DagsterRunStatus.STARTED
+    with dg.DagsterInstance.get() as instance:
+        fail_dead_runs(instance)  # as the next backfill does
+        assert [run.status for run in instance.get_runs()] == [FAILURE]
+        run = instance.get_runs()[0]
+        gone = instance.get_run_by_id(run.run_id).tags[PROCESS_TAG].partition("@")[0]
+        assert gone == str(killed[0].pid)
 
 
-PARENT = """
-import sys
-from datetime import date
-from feature_pipeline.automation.backfill import backfill, chunks
-from feature_pipeline.settings import Settings
-from feature_pipeline.stack import Stack
-
-if __name__ == "__main__":
-    settings = Settings()
-    plan = chunks(date(2012, 1, 3), date(2013, 1, 3), days_per_run=40)
-    say = lambda done: print(done, flush=True)
-    backfill(settings, plan, Stack(settings).environment(), say, settings.home / "runs.log")
-"""
-
-
-@pytest.fixture
-def parent(new_place, tmp_path: Path) -> Iterator[subprocess.Popen]:
-    """A process in the midst of a backfill."""
-    script = tmp_path / "parent.py"
-    script.write_text(PARENT)
-    place = new_place()
-    environment = place.environment | {
-        "PYTHONPATH": os.pathsep.join([str(Path.cwd()), os.environ.get("PYTHONPATH", "")])
-    }
+@contextmanager
+def command(place: Place, after: str) -> Iterator[subprocess.Popen]:
+    """The backfill of the days by the command line, from the moment on when an asset is written."""
+    last = END - timedelta(days=1)
+    words = ["backfill", "--start", START.isoformat(), "--end", last.isoformat()]
     with subprocess.Popen(
-        [sys.executable, script],
-        env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        [*CLI, *words],
+        env=place.environment | {"NO_COLOR": "1", "COLUMNS": "200"},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
-        assert process.stdout is not None
-        said = []
-        for line in process.stdout:
-            said.append(line)
-            if line.strip().isdigit() and int(line) > 0:
-                break
-        else:
-            raise AssertionError("".join(said))
-        yield process
-        process.kill()
+        try:
+            until(
+                lambda: process.poll() is not None or done_by(place).get(after, 0),
+                f"{after} was not written", 120,
+            )  # fmt: skip
+            yield process
+        finally:
+            process.kill()
 
 
-@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGINT])
-def test_no_worker_outlives_its_parent(parent, blow):
-    alive = workers(parent.pid)
-    assert len(alive) == 2
-    parent.send_signal(blow)
-    parent.wait(30)
-    _, left = psutil.wait_procs(alive, timeout=30)
-    assert left == []
+def done_by(place: Place) -> dict[str, int]:
+    frame = place.query("SELECT asset, count(*) FROM partition_ledger GROUP BY asset")
+    return dict(frame.iter_rows())
+
+
+def ledger(place: Place) -> pl.DataFrame:
+    return place.query("SELECT asset, source, day, token FROM partition_ledger")
+
+
+def settled(place: Place) -> None:
+    """Wait until the server has noticed that nobody is there any more."""
+    until(
+        lambda: place.query(
+            "SELECT count(*) AS n FROM pg_stat_activity WHERE datname = current_database()"
+            " AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
+            " AND application_name NOT LIKE '%dagster%'"
+        )["n"][0] <= 1,
+        "sessions are left",
+    )  # fmt: skip
+
+
+def free(instance: dg.DagsterInstance) -> bool:
+    """Whether nobody holds a slot of a pool or waits for one."""
+    storage = instance.event_log_storage
+    infos = [storage.get_concurrency_info(key) for key in storage.get_concurrency_keys()]
+    return all(not info.claimed_slots and not info.pending_steps for info in infos)
+
+
+def stop(process: subprocess.Popen, blow: signal.Signals, code: int) -> None:
+    """Tell the command to stop; it says how to go on and leaves nothing behind."""
+    alive = workers(process.pid)
+    process.send_signal(blow)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert err.strip() == (
+        "cancelled: what is written stays, and the same command goes on from there"
+    )
+    assert not any(worker.is_running() for worker in alive)
+
+
+def test_told_to_stop_it_cancels_its_run(new_place, monkeypatch):
+    place = new_place()
+    with command(place, after="ohlcv_1d") as process:
+        stop(process, signal.SIGTERM, 143)
+    (run,) = place.runs(monkeypatch)
+    assert run.status == CANCELED
+    with dg.DagsterInstance.get() as instance:
+        assert free(instance)
+
+
+def test_cancelled_then_killed_the_same_command_writes_the_rest(new_place, whole, monkeypatch):
+    place = new_place()
+    with command(place, after="reddit") as process:
+        stop(process, signal.SIGINT, 130)
+    cancelled, left = ledger(place), place.outlook()
+    assert cancelled.height > 0
+    assert left.partitions > 0
+
+    with command(place, after="indicators_1d") as process:
+        alive = workers(process.pid)
+        assert len(alive) == 1
+        process.send_signal(signal.SIGKILL)
+        process.wait(30)
+        _, orphans = psutil.wait_procs(alive, timeout=30)
+        assert orphans == [], "no worker outlives its parent"
+    settled(place)
+    killed, rest = ledger(place), place.outlook()
+    assert 0 < rest.partitions < left.partitions
+    earlier = set(place.query("SELECT run_id FROM partition_ledger")["run_id"])
+
+    with command(place, after="state_vectors_1d") as process:
+        out, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    assert f"{rest.partitions}/{rest.partitions} partitions" in out
+    assert_same_tables(place.tables(), whole.tables())
+    # What was written stays as it was written, by its token; what was not there came later.
+    end = ledger(place)
+    for before in (cancelled, killed):
+        assert before.join(end, on=before.columns, how="anti").is_empty()
+    assert end.height - killed.height == rest.partitions
+    reports = place.query(
+        "SELECT run_id, sum(written)::bigint AS written, sum(unchanged)::bigint AS same"
+        " FROM write_reports GROUP BY run_id"
+    )
+    assert reports.filter(~pl.col("run_id").is_in(earlier))["same"].to_list() == [0]
+    held = place.query("SELECT sum(rows)::bigint AS rows FROM partition_ledger")["rows"][0]
+    assert reports["written"].sum() == held, "nothing was written twice"
+    # No run is left that counts as running.
+    states = sorted(run.status.value for run in place.runs(monkeypatch))
+    assert states == ["CANCELED", "FAILURE", "SUCCESS"]

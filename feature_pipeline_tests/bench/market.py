@@ -83,5 +83,6 @@ class SyntheticSource:
 
     def macro(self, series_ids: Sequence[str], start: date, end: date) -> Fetched:
         """The sample's."""
-        answer = SampleSource().macro(series_ids, start, end)
-        return Fetched(MACRO_INDICATORS.conform(answer.frame), asked=tuple(series_ids))
+        frame = SampleSource().macro(series_ids, start, end).frame
+        frame = frame.with_columns(source=pl.lit(self.name))
+        return Fetched(MACRO_INDICATORS.conform(frame), asked=tuple(series_ids))

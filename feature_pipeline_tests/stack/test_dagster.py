@@ -165,6 +165,8 @@ def test_the_instance_loads_without_a_warning(make_home):
             "max_concurrent_runs": 2,
             "run_monitoring": True,
             "free_slots": 60,
+            "retries": [True, 2, False],
+            "pools": ["op", 2],
             "telemetry": False,
         }
 
@@ -177,6 +179,7 @@ import dagster as dg
 with dg.DagsterInstance.get() as i:
     i.get_runs()
     i.create_run_for_job(dg.GraphDefinition(name="empty").to_job())
+    pools = i.event_log_storage.get_pool_config()
     print(json.dumps({
         "storage": i.event_log_storage.postgres_url.split(":")[0],
         "coordinator": type(i.run_coordinator).__name__,
@@ -184,6 +187,9 @@ with dg.DagsterInstance.get() as i:
         "max_concurrent_runs": i.get_concurrency_config().run_queue_config.max_concurrent_runs,
         "run_monitoring": i.run_monitoring_enabled,
         "free_slots": i.run_monitoring_settings["free_slots_after_run_end_seconds"],
+        "retries": [i.run_retries_enabled, i.run_retries_max_retries,
+                    i.run_retries_retry_on_asset_or_op_failure],
+        "pools": [pools.pool_granularity.value, pools.default_pool_limit],
         "telemetry": i.telemetry_enabled,
     }))
 """

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from datetime import date, timedelta
 
 from feature_pipeline.schemas import CORPORATE_ACTIONS, MACRO_INDICATORS, documents, ohlcv
-from feature_pipeline.sources import Channel, Fetched
+from feature_pipeline.sources import Channel, Fetched, Kind
 from feature_pipeline.sources.sample import macro as made_macro
 from feature_pipeline.sources.sample import prices, texts
 from feature_pipeline.universe import Instrument
@@ -22,6 +22,16 @@ class SampleSource:
 
     name = prices.SOURCE
     publication_delay: timedelta = prices.PUBLICATION_DELAY
+
+    def calls(
+        self,
+        kind: Kind,  # noqa: ARG002
+        instruments: Sequence[Instrument],  # noqa: ARG002
+        start: date,  # noqa: ARG002
+        end: date,  # noqa: ARG002
+    ) -> int:
+        """None: it has no network."""
+        return 0
 
     def bars(self, instruments: Sequence[Instrument], start: date, end: date) -> Fetched:
         """Recorded bars, as traded; see `prices`. An instrument without a recording fails."""

@@ -1,0 +1,494 @@
+"""What a backfill would do, asset by asset, and what it would cost - before anything is started.
+
+Reads the ledger, the universe and the sizes of tables; writes nothing, takes no token, announces
+nothing. Cutting the work into runs and executing them is `backfill.py`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import date, timedelta
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from feature_pipeline.errors import FeaturePipelineError, MissingPartitionError
+from feature_pipeline.schemas import GRID_START, Input, TableSchema
+from feature_pipeline.sources import calls_of
+from feature_pipeline.storage import usage
+from feature_pipeline.storage.changes import without
+from feature_pipeline.storage.planning import kind_of, on_grid
+from feature_pipeline.storage.store import Store
+
+START_S = 5.0
+"""Fresh processes that import Dagster and the graph, before the first step."""
+
+RUN_S = 1.0
+"""What Dagster needs for a run, besides its steps."""
+
+_STEP_S, _DAY_S = 0.25, 0.0014
+"""A step, and a day of it: planning, its transaction's share, Dagster's event of the partition."""
+
+_ROW_S = {"sentiment_scores": 150e-6, "news": 40e-6, "reddit": 40e-6}
+_ANY_ROW_S = 12e-6
+"""A row: fetched from the sample or computed, checked, hashed, copied. Two cores of 2020."""
+
+_ROWS_A_DAY = {
+    "corporate_actions": 0.015,
+    "news": 0.5,
+    "reddit": 1.4,
+    "macro_indicators": 2.2,
+    "sentiment_scores": 1.9,
+}
+"""Rows of events per day and instrument (macro: per day), where nothing is written yet."""
+
+_APART = 31
+"""Days without work that separate two runs: fewer are cheaper to walk through."""
+
+_WORTH_A_RUN = 8
+"""Days that an instrument lacks and others have, from which on it is asked for in its own run."""
+
+_ENOUGH_DAYS = 20
+_ENOUGH_ROWS = 2000
+_RUNS_LOOKED_AT = 20
+
+_TEXT_BYTES = {"text": 200, "title": 60, "url": 80, "document_id": 65, "run_id": 37, "inputs": 60}
+_ROW_OVERHEAD = 28 + 8
+"""Tuple header and line pointer; a null bitmap."""
+
+
+class EstimateError(FeaturePipelineError):
+    """What is asked for cannot be backfilled: there is no such day, asset or history."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a backfill does for one asset.
+
+    Args:
+        asset: its name.
+        days: the days to write, sorted, history included. A source is asked for ranges: days in
+            between that are right are among them.
+        symbols: whom a source is asked for; None - everybody.
+        changing: those of the days whose content will change, for what follows from them.
+        whole: of a source: those of the days of which nobody has anything yet.
+        asked: partitions asked for.
+        history: how many of the days lie before the first one asked for.
+        rows: rows that these days will have.
+        rows_from: what that number rests on: `sessions`, `average`, `assumed`.
+        calls: requests to providers.
+        bytes: what the rows take in the database, indexes included.
+        bytes_from: `measured` or `schema`.
+        seconds: expected time.
+    """
+
+    asset: str
+    days: pl.Series
+    symbols: tuple[str, ...] | None = None
+    changing: pl.Series = field(default_factory=lambda: pl.Series(dtype=pl.Date))
+    whole: pl.Series = field(default_factory=lambda: pl.Series(dtype=pl.Date))
+    asked: int = 0
+    history: int = 0
+    rows: int = 0
+    rows_from: str = "sessions"
+    calls: int = 0
+    bytes: int = 0
+    bytes_from: str = "schema"
+    seconds: float = 0.0
+
+    @property
+    def pending(self) -> int:
+        """Partitions asked for that will be written."""
+        return self.days.len() - self.history
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The work of every asset of a backfill, in the graph's order, and the time it takes.
+
+    Args:
+        start, end: the days asked for, [start, end).
+        spans: ranges of days, oldest first, that cover the work within them, one after the other.
+            Work that lies far apart is in spans of its own, and so are days that only some
+            instruments lack: sources are asked for these alone.
+        work: by asset.
+        seconds_from: `measured` - by past runs on this database, `runs` of them - or `built-in`.
+    """
+
+    start: date
+    end: date
+    spans: tuple[tuple[date, date], ...]
+    work: Mapping[str, Work]
+    seconds_from: str
+    runs: int
+
+    @property
+    def partitions(self) -> int:
+        """How many partitions are written, history included."""
+        return sum(one.days.len() for one in self.work.values())
+
+    @property
+    def seconds(self) -> float:
+        """Expected time of one run after the other; nothing where there is nothing to do."""
+        return sum(one.seconds for one in self.work.values()) + (
+            START_S + RUN_S if self.partitions else 0.0
+        )
+
+
+def default_range(store: Store, symbols: Sequence[str] = ()) -> tuple[date, date]:
+    """[start, end): all days of these instruments (or of all), to the last finished session.
+
+    Raises:
+        UniverseError: a symbol is unknown.
+        EstimateError: none of them has had a session yet.
+    """
+    universe = store.universe
+    chosen = [universe.resolve(s) for s in symbols] or list(universe.instruments)
+    start = max(min(i.first_day for i in chosen), GRID_START)
+    tomorrow = store.clock().date() + timedelta(days=1)
+    finished = store.planner.finished(start, tomorrow, [i.id for i in chosen])["day"]
+    if finished.is_empty():
+        raise EstimateError(
+            f"{', '.join(i.id for i in chosen[:5])} has had no session since {start}; give "
+            "--start and --end"
+        )
+    last: date = finished.sort()[-1]
+    return start, last + timedelta(days=1)
+
+
+def estimate(
+    store: Store,
+    versions: Mapping[str, str],
+    sources: Mapping[str, Any],
+    macro_source: Any,
+    start: date,
+    end: date,
+    *,
+    assets: Sequence[str] = (),
+    symbols: Sequence[str] = (),
+    refetch: bool = False,
+) -> Estimate:
+    """What a backfill of the days [start, end) would do.
+
+    Args:
+        store: where, and of which universe.
+        versions: asset -> code version.
+        sources: providers by name; `macro_source` the one of macro series.
+        start, end: the days asked for.
+        assets: of these alone; all unless given.
+        symbols: ids that sources are asked for; everybody unless given.
+        refetch: sources are asked for what is there, too.
+
+    Raises:
+        MissingPartitionError: something that is computed reads what nobody has written and this
+            backfill does not write.
+        UniverseError: a symbol is unknown.
+        DatabaseError: the ledger cannot be read.
+    """
+    found: dict[str, Work] = {}
+    for asset, table in store.tables.items():
+        if assets and asset not in assets:
+            continue
+        if table.derived:
+            found[asset] = _derived(store, table, start, end, versions[asset], found)
+        else:
+            found[asset] = _fetched(store, table, start, end, symbols, refetch=refetch)
+    spans: tuple[tuple[date, date], ...] = ((start, end),)
+    if not refetch:
+        spans = _spans(store, found, start, end)
+        found = {name: _walked(store, one, spans, start) for name, one in found.items()}
+    averages, widths = _averages(store), _widths(store)
+    scales, runs = _scales(store)
+    work: dict[str, Work] = {}
+    for asset, one in found.items():
+        table = store.tables[asset]
+        rows, rows_from = _rows(store, table, one, work, averages)
+        width = widths.get(table.table)
+        work[asset] = replace(
+            one,
+            asked=(end - start).days,
+            history=one.days.filter(one.days < start).len(),
+            rows=rows,
+            rows_from=rows_from,
+            calls=_calls(store, table, one, sources, macro_source),
+            bytes=round(rows * (width or schema_width(table))),
+            bytes_from="measured" if width else "schema",
+            seconds=_seconds(asset, one.days.len(), rows) * scales.get(asset, scales.get("", 1.0)),
+        )
+    return Estimate(start, end, spans, work, "measured" if runs else "built-in", runs)
+
+
+# -- which days -----------------------------------------------------------------------------------
+
+
+def _fetched(
+    store: Store,
+    table: TableSchema,
+    start: date,
+    end: date,
+    symbols: Sequence[str],
+    *,
+    refetch: bool,
+) -> Work:
+    """The days that a source is asked for."""
+    scope = store.planner.scope(
+        table.asset, start, end, symbols=symbols or None, only_missing=not refetch
+    )
+    days = scope.days
+    if days.is_empty():
+        return Work(table.asset, days, ())
+    first, last = days[0], days[-1] + timedelta(days=1)
+    missing = store.planner.missing(table.asset, first, last, symbols or None)
+    unwritten = without(days, store.ledger.revisions(table.asset, first, last)["day"])
+    changing = pl.concat([missing["day"], unwritten]).unique().sort()
+    whole = changing.filter(changing.is_in(unwritten.implode()))
+    return Work(table.asset, days, scope.symbols, changing, whole)
+
+
+def _derived(
+    store: Store,
+    table: TableSchema,
+    start: date,
+    end: date,
+    version: str,
+    work: Mapping[str, Work],
+) -> Work:
+    """The days that are stale, or will be once what they follow from is written."""
+    reach = store.planner.first_needed(table.asset, start)
+    days = pl.date_range(reach, end, closed="left", eager=True)
+    stale = store.pending(table.asset, reach, end, version)
+    for needed in table.inputs:
+        if needed.asset in work:
+            changing = work[needed.asset].changing
+            stale = pl.concat([stale, _following(store, needed, days, changing)])
+    # Of history only what is there, or should be.
+    written = store.ledger.revisions(table.asset, reach, end)["day"]
+    expected = pl.concat([written, store.planner.uncollected(table, reach, start)])
+    history = stale.filter((stale < start) & stale.is_in(expected.implode()))
+    if history.len():
+        history = without(history, store.ledger.in_progress(table.asset, history))
+    first = history.sort().head(1)
+    stale = stale.filter(stale >= (first[0] if first.len() else start)).unique().sort()
+    if stale.len():
+        _refuse_holes(store, table, stale, work)
+    return Work(table.asset, stale, changing=stale)
+
+
+def _following(store: Store, needed: Input, days: pl.Series, changing: pl.Series) -> pl.Series:
+    """Those of `days` whose computation reads one of the days that change."""
+    if changing.is_empty():
+        return days.clear()
+    last = days.to_frame("day").join_asof(
+        changing.to_frame("changed"), left_on="day", right_on="changed"
+    )["changed"]
+    return days.filter((last >= store.planner.reach(needed, days)).fill_null(value=False))
+
+
+def _refuse_holes(
+    store: Store, table: TableSchema, days: pl.Series, work: Mapping[str, Work]
+) -> None:
+    """Say before the start what a run would fail with after its first steps."""
+    for needed in table.inputs:
+        if needed.on_missing == "gap":
+            continue
+        first = store.planner.reach(needed, days.head(1))[0]
+        upstream = store.tables[needed.asset]
+        holes = store.planner.uncollected(upstream, first, days[-1] + timedelta(days=1))
+        if needed.asset in work:
+            holes = without(holes, work[needed.asset].days)
+        if holes.len():
+            holes = without(holes, store.ledger.in_progress(needed.asset, holes))
+        if holes.len():
+            more = f" and {holes.len() - 1} more days" if holes.len() > 1 else ""
+            mend = (
+                # For its own symbols it is; these are days on which others have sessions.
+                f"backfill {needed.asset} without --symbols"
+                if needed.asset in work
+                else f"add {needed.asset} to --assets, or backfill it"
+            )
+            raise MissingPartitionError(
+                f"{table.asset} from {days[0]} on reads {needed.asset} of {holes[0]}{more}, which "
+                f"nobody has written; {mend} from {holes[0]} to {holes[-1]} first"
+            )
+
+
+def _spans(
+    store: Store, work: Mapping[str, Work], start: date, end: date
+) -> tuple[tuple[date, date], ...]:
+    """See `Estimate`."""
+    changing = [one.changing for one in work.values()]
+    days = pl.concat([pl.Series(dtype=pl.Date), *changing]).unique().sort()
+    wanted = days.filter(days.is_between(start, end, closed="left"))
+    if wanted.is_empty():  # history alone: it comes along with any day
+        return ((start, start + timedelta(days=1)),) if days.len() else ()
+    apart = wanted.diff().dt.total_days().fill_null(0) > _APART
+    begins = sorted({wanted[0], *wanted.filter(apart), *_cuts(store, work, wanted[0])})
+    spans = []
+    for first, beyond in zip(begins, [*begins[1:], date.max], strict=True):
+        within = wanted.filter(wanted.is_between(first, beyond, closed="left"))
+        spans.append((first, within[-1] + timedelta(days=1)))
+    return tuple(spans)
+
+
+def _cuts(store: Store, work: Mapping[str, Work], first: date) -> list[date]:
+    """Where days that lack some instruments end, and days begin that nobody has written: asked for
+    in one go, everybody would be asked for all of them."""
+    nothing = pl.Series(dtype=pl.Date)
+    fetched = [one for one in work.values() if not store.tables[one.asset].derived]
+    whole = pl.concat([nothing, *(one.whole for one in fetched)])
+    partial = pl.concat([nothing, *(without(one.changing, one.whole) for one in fetched)])
+    whole = whole.filter(whole >= first).unique().sort()
+    partial = without(partial.filter(partial >= first).unique().sort(), whole)
+    if partial.len() < _WORTH_A_RUN or whole.is_empty():
+        return []
+    before = [partial[0]] if whole[0] < partial[0] else []
+    return [*before, *whole.filter(whole > partial[-1]).head(1)]
+
+
+def _walked(store: Store, one: Work, spans: Sequence[tuple[date, date]], start: date) -> Work:
+    """The work as the runs of these spans do it: a source is asked for one range in each."""
+    if store.tables[one.asset].derived:
+        return one
+    parts = [one.days.clear()]
+    for number, (first, end) in enumerate(spans):
+        since = first if number else min(first, start, *one.changing.head(1))
+        some = one.changing.filter(one.changing.is_between(since, end, closed="left"))
+        if some.len():
+            parts.append(pl.date_range(some[0], some[-1], eager=True))
+    return replace(one, days=pl.concat(parts))
+
+
+# -- how much -------------------------------------------------------------------------------------
+
+
+def _averages(store: Store) -> dict[str, float]:
+    """Asset -> rows per day and instrument in the universe, where enough days are written."""
+    held = usage.partitions(store.database).filter(pl.col("days") >= _ENOUGH_DAYS)
+    found = {}
+    for asset, rows, written, first, last in held.select(
+        "asset", "rows", "days", "first", "last"
+    ).iter_rows():
+        table = store.tables.get(asset)
+        days = pl.date_range(first, last, eager=True)
+        covered = _covered(store, table, days, None) if table else 0
+        if covered:
+            found[asset] = rows / (covered * written / days.len())
+    return found
+
+
+def _covered(
+    store: Store, table: TableSchema, days: pl.Series, symbols: Sequence[str] | None
+) -> int:
+    """Days times the instruments that were in the universe then; of macro series, days."""
+    if not table.about_instruments:
+        return days.len()
+    chosen = map(store.universe.resolve, store.universe.symbols if symbols is None else symbols)
+    return sum(
+        days.filter(days.is_between(i.first_day, i.end_day or date.max, closed="left")).len()
+        for i in chosen
+    )
+
+
+def _rows(
+    store: Store,
+    table: TableSchema,
+    one: Work,
+    work: Mapping[str, Work],
+    averages: Mapping[str, float],
+) -> tuple[int, str]:
+    """How many rows the days will have, and what that rests on."""
+    if one.days.is_empty():
+        return 0, "sessions"
+    if on_grid(table):
+        window = one.days[0], one.days[-1] + timedelta(days=1)
+        expected = store.planner.finished(*window, one.symbols)
+        return expected.filter(pl.col("day").is_in(one.days.implode())).height, "sessions"
+    covered = _covered(store, table, one.days, one.symbols)
+    if table.asset in averages:
+        return round(averages[table.asset] * covered), "average"
+    documents = [work[n.asset].rows for n in table.inputs if n.asset in work]
+    if documents:
+        return sum(documents), "assumed"
+    return round(_ROWS_A_DAY.get(table.asset, 1.0) * covered), "assumed"
+
+
+def _calls(
+    store: Store, table: TableSchema, one: Work, sources: Mapping[str, Any], macro_source: Any
+) -> int:
+    """Requests that the providers say they will make; one per instrument where they do not say."""
+    if table.derived or one.days.is_empty():
+        return 0
+    window = one.days[0], one.days[-1] + timedelta(days=1)
+    if not table.about_instruments:
+        return calls_of(macro_source, "macro", (), *window)
+    kind = kind_of(table.asset)
+    chosen: dict[str, list[Any]] = {}
+    for name, provider in store.universe.providers(kind).items():
+        if one.symbols is None or name in one.symbols:
+            chosen.setdefault(provider, []).append(store.universe.resolve(name))
+    return sum(
+        calls_of(sources.get(provider), kind, instruments, *window)
+        for provider, instruments in chosen.items()
+    )
+
+
+def _widths(store: Store) -> dict[str, float]:
+    """Table -> bytes per row, indexes included, where there are rows enough to tell."""
+    sizes = usage.relations(store.database, store.tables)
+    enough = sizes.filter(pl.col("kind") == "data", pl.col("rows") >= _ENOUGH_ROWS)
+    return dict(enough.select("table", pl.col("total") / pl.col("rows")).iter_rows())
+
+
+def schema_width(table: TableSchema) -> float:
+    """Bytes of a row with its share of indexes, from the types of its columns."""
+    row = _ROW_OVERHEAD + sum(_TEXT_BYTES.get(c.name, 8) for c in table.columns)
+    audit = 8 + _TEXT_BYTES["run_id"]
+    key = 16 + sum(_TEXT_BYTES.get(name, 8) for name in table.key)
+    return float(row + audit + 1.4 * key)  # a B-tree is some 70 % full
+
+
+# -- how long -------------------------------------------------------------------------------------
+
+
+def _seconds(asset: str, days: int, rows: int) -> float:
+    """What a step takes by the built-in rates; nothing if it has nothing to do."""
+    if not days:
+        return 0.0
+    return _STEP_S + _DAY_S * days + _ROW_S.get(asset, _ANY_ROW_S) * rows
+
+
+def _scales(store: Store) -> tuple[dict[str, float], int]:
+    """Asset -> how much longer than by the built-in rates its steps took lately; under the empty
+    name that of all together. And of how many runs that is known.
+
+    The steps of a run follow each other in one process: each took from the write before it to its
+    own. Of the first one nobody noted the start.
+    """
+    reports = store.database.read_frame(
+        f"""
+        SELECT run_id, asset, days, rows, extract(epoch FROM at - before)::float8 AS seconds
+        FROM (
+            SELECT *, lag(at) OVER (PARTITION BY run_id ORDER BY at) AS before
+            FROM (
+                SELECT run_id, asset, token, max(days) AS days, max(at) AS at,
+                    sum(input)::bigint AS rows
+                FROM write_reports
+                WHERE run_id IN (SELECT run_id FROM write_reports GROUP BY run_id
+                                 ORDER BY max(id) DESC LIMIT {_RUNS_LOOKED_AT})
+                GROUP BY run_id, asset, token
+            ) steps
+        ) ordered
+        WHERE before IS NOT NULL
+        """
+    )
+    if reports.is_empty():
+        return {}, 0
+    assets, days, rows = (reports[name].to_list() for name in ("asset", "days", "rows"))
+    expected = np.array([_seconds(*step) for step in zip(assets, days, rows, strict=True)])
+    ratio = reports.with_columns(ratio=pl.col("seconds") / pl.Series(expected))
+    # The median: a step may have waited for another run, or for a person to close a laptop.
+    by_asset = ratio.group_by("asset").agg(pl.col("ratio").median())
+    overall = float(ratio["ratio"].median())  # type: ignore[arg-type]
+    return {"": overall, **dict(by_asset.iter_rows())}, reports["run_id"].n_unique()
