@@ -141,18 +141,17 @@ def automation() -> Iterator[str]:
         ),
     )
     yield "\n## Checks\n"
-    checks = repository.asset_graph.asset_check_keys
-    specs = [repository.asset_graph.get_check_spec(key) for key in sorted(checks)]
+    graph = repository.asset_graph
+    asked: dict[tuple[str, bool, str], list[str]] = {}
+    for key in sorted(graph.asset_check_keys):
+        spec = graph.get_check_spec(key)
+        same = (spec.name, spec.blocking, _line(spec.description))
+        asked.setdefault(same, []).append(spec.asset_key.to_user_string())
     yield from _table(
-        ("asset", "check", "blocks what follows", "what it asks"),
+        ("check", "blocks what follows", "what it asks", "of"),
         (
-            (
-                spec.asset_key.to_user_string(),
-                f"`{spec.name}`",
-                "yes" if spec.blocking else "",
-                _line(spec.description),
-            )
-            for spec in specs
+            (f"`{name}`", "yes" if blocking else "", what, ", ".join(assets))
+            for (name, blocking, what), assets in asked.items()
         ),
     )
 

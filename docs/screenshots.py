@@ -1,7 +1,7 @@
 """The pictures of the tour: `python docs/screenshots.py`, on a stack of its own, in a Chromium.
 
-The demonstration is run in a temporary home; then the UI's pages are photographed, and what commands
-print is drawn as SVG.
+The demonstration is run in a temporary home; then the UI's pages are photographed, and what
+commands print is drawn as SVG.
 """
 
 from __future__ import annotations
@@ -75,11 +75,9 @@ TERMINAL = {
 
 def _lineage(page: Page) -> None:
     page.goto("/asset-groups")
-    for group in ("inputs", "signals", "vectors"):
-        page.wait_for_timeout(800)
-        node = page.locator("foreignObject, [class*=GroupNode]").get_by_text(group, exact=True)
-        if node.count():
-            node.last.dblclick()
+    page.get_by_text("inputs", exact=True).last.wait_for()
+    page.wait_for_timeout(SETTLED_MS)
+    page.keyboard.press("Alt+e")  # opens all groups
 
 
 def _at(path: str, *scroll_to: str) -> Callable[[Page], None]:
@@ -90,6 +88,11 @@ def _at(path: str, *scroll_to: str) -> Callable[[Page], None]:
             page.get_by_text(text).first.scroll_into_view_if_needed()
 
     return go
+
+
+def _picture(page: Page) -> None:
+    page.goto("/assets/indicators_1d?view=overview")
+    page.locator("tr").filter(has_text="picture").get_by_text("Show Markdown").last.click()
 
 
 def _backfill(page: Page) -> None:
@@ -104,7 +107,7 @@ def _backfill(page: Page) -> None:
 PAGES: dict[str, Callable[[Page], None]] = {
     "lineage": _lineage,
     "asset": _at("/assets/state_vectors_1d?view=overview"),
-    "picture": _at("/assets/indicators_1d?view=overview"),
+    "picture": _picture,
     "partitions": _at("/assets/ohlcv_1d?view=partitions"),
     "checks": _at("/assets/ohlcv_1d?view=checks"),
     "automation": _at("/automation"),

@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -24,12 +25,17 @@ from pydantic import SecretStr
 from redis.exceptions import RedisError
 
 from feature_pipeline.automation.evaluations import Seen, evaluation, span_of, unseen
+from feature_pipeline.automation.sensors import sensor
 from feature_pipeline.errors import FeaturePipelineError
 from feature_pipeline.online import keys
 from feature_pipeline.settings import Settings, redact
 
 WEBHOOK_TIMEOUT_S = 5.0
 WEBHOOK_ATTEMPTS = 3
+WEBHOOK_AT_ONCE = 5
+IMPATIENT_S = 60.0
+"""How long a webhook that failed gets one attempt per alert."""
+
 LONGEST = 500
 """Characters of an error that are sent."""
 
@@ -106,6 +112,7 @@ class Herald:
     def __init__(self, settings: Settings) -> None:
         self._webhook = settings.alert_webhook
         self._secrets = _secrets(settings)
+        self._impatient_until = 0.0
 
     def one_line(self, text: str) -> str:
         """The text without secrets and line breaks, and of bounded length."""
@@ -115,18 +122,21 @@ class Herald:
         line = " ".join(text.split())
         return line if len(line) <= LONGEST else line[: LONGEST - 3] + "..."
 
-    def send(self, client: redis.Redis, alert: Alert) -> None:
-        """Send an alert to the channel and to the webhook.
+    def send(self, client: redis.Redis, *alerts: Alert) -> None:
+        """Send alerts to the channel and to the webhook.
+
+        Every one goes to the channel. The webhook gets `WEBHOOK_AT_ONCE` of them and is told how
+        many more there are: a sensor's tick has a minute for everything.
 
         Raises:
-            AlertError: neither of them took it. One that fails alone is a warning in the log.
+            AlertError: neither of them took one. One that fails alone is a warning in the log.
         """
-        payload = alert.payload()
-        payload |= {name: self.one_line(payload[name]) for name in ("text", "error")}
-        ways = {f"the channel {keys.CHANNEL_ALERTS}": lambda: _publish(client, payload)}
+        payloads = [self._payload(alert) for alert in alerts]
+        ways: dict[str, Callable[[], None]] = {
+            f"the channel {keys.CHANNEL_ALERTS}": lambda: _publish(client, payloads)
+        }
         if self._webhook is not None:
-            webhook = self._webhook
-            ways["the webhook"] = lambda: _post(webhook, payload)
+            ways["the webhook"] = lambda: self._post(payloads)
         troubles = []
         for name, way in ways.items():
             try:
@@ -140,18 +150,35 @@ class Herald:
                 f"an alert arrived nowhere ({said}): check that Redis is up and the webhook right"
             )
 
+    def _payload(self, alert: Alert) -> dict[str, Any]:
+        said = alert.payload()
+        return said | {name: self.one_line(said[name]) for name in ("text", "error")}
 
-def _publish(client: redis.Redis, payload: Mapping[str, Any]) -> None:
-    client.publish(keys.CHANNEL_ALERTS, json.dumps(payload))
+    def _post(self, payloads: Sequence[Mapping[str, Any]]) -> None:
+        """Post what a tick has time for; the first that is not taken ends it.
+
+        A webhook that has just failed, after all attempts, is asked only once for a while: several
+        failed runs are told of in one tick.
+        """
+        assert self._webhook is not None
+        first, more = payloads[:WEBHOOK_AT_ONCE], len(payloads) - WEBHOOK_AT_ONCE
+        if more > 0:
+            first = [*first, {"text": f"{more} more alerts; all are in the channel and the UI"}]
+        post = _post if time.monotonic() >= self._impatient_until else _post_once
+        try:
+            for payload in first:
+                post(self._webhook, payload)
+        except _RefusedError:
+            self._impatient_until = time.monotonic() + IMPATIENT_S
+            raise
 
 
-@tenacity.retry(
-    retry=tenacity.retry_if_exception(lambda error: getattr(error, "again", False)),
-    wait=tenacity.wait_exponential_jitter(multiplier=0.5, max=4),
-    stop=tenacity.stop_after_attempt(WEBHOOK_ATTEMPTS),
-    reraise=True,
-)
-def _post(webhook: SecretStr, payload: Mapping[str, Any]) -> None:
+def _publish(client: redis.Redis, payloads: Sequence[Mapping[str, Any]]) -> None:
+    for payload in payloads:
+        client.publish(keys.CHANNEL_ALERTS, json.dumps(payload))
+
+
+def _post_once(webhook: SecretStr, payload: Mapping[str, Any]) -> None:
     import requests  # here: the definitions load without it
 
     try:
@@ -168,6 +195,14 @@ def _post(webhook: SecretStr, payload: Mapping[str, Any]) -> None:
         # An address that does not exist stays wrong; a server in trouble recovers.
         again = answer.status_code in (408, 429) or answer.status_code >= 500
         raise _RefusedError(f"HTTP {answer.status_code}", again=again)
+
+
+_post = tenacity.retry(
+    retry=tenacity.retry_if_exception(lambda error: getattr(error, "again", False)),
+    wait=tenacity.wait_exponential_jitter(multiplier=0.5, max=4),
+    stop=tenacity.stop_after_attempt(WEBHOOK_ATTEMPTS),
+    reraise=True,
+)(_post_once)
 
 
 # -- what must not be said ------------------------------------------------------------------------
@@ -272,10 +307,9 @@ def alert_sensors(settings: Settings) -> list[dg.SensorDefinition]:
         steps = context.get_step_failure_events()
         herald.send(redis, failed_run(context.dagster_run, context.failure_event, steps))
 
-    @dg.sensor(
+    @sensor(
         name="alert_on_checks",
         minimum_interval_seconds=10,
-        default_status=dg.DefaultSensorStatus.RUNNING,
         required_resource_keys={"redis"},
     )
     def alert_on_checks(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
@@ -305,10 +339,12 @@ def _tell_of_checks(
         and not check.passed
         and check.severity == dg.AssetCheckSeverity.ERROR
     ]
+    alerts = []
     for record, check in failed:
         run_id = record.event_log_entry.run_id
         run = context.instance.get_run_by_id(run_id)
-        alert = failed_check(check, run_id, run, record.timestamp)
-        herald.send(context.resources.redis, alert)
+        alerts.append(failed_check(check, run_id, run, record.timestamp))
+    if alerts:
+        herald.send(context.resources.redis, *alerts)
     words = f"{len(records)} checks evaluated, {len(failed)} of them failed with severity ERROR"
     return dg.SensorResult(cursor=cursor, skip_reason=words)

@@ -432,7 +432,7 @@ def _run(chunk: Chunk) -> _Outcome:
             return _Outcome(
                 status.value,
                 f"{event.step_key}, {chunk.start} to {chunk.end - timedelta(days=1)}: "
-                + _why(event.step_failure_data.error),
+                + (_faults(result, event.step_key) or _why(event.step_failure_data.error)),
             )
     return _Outcome(status.value, f"the run {chunk.run_id} failed; see its log")
 
@@ -467,11 +467,24 @@ def _watch(instance: DagsterInstance, run_id: str, ended: threading.Event) -> No
         run = instance.get_run_by_id(run_id)
         if run is None:
             continue
-        if False:
+        if not run.is_finished:
             instance.report_run_canceling(run, "The backfill was told to stop.")
         while not ended.is_set():
             os.kill(os.getpid(), signal.SIGTERM)
             ended.wait(_AGAIN_S)
+
+
+def _faults(result: Any, step: str | None) -> str:
+    """What the blocking checks of a step found; nothing where they are not why it failed."""
+    return "; ".join(
+        f"{event.event_specific_data.check_name}: {event.event_specific_data.description}"
+        for event in result.all_events
+        if event.step_key == step
+        and event.event_type_value == "ASSET_CHECK_EVALUATION"
+        and event.event_specific_data.blocking
+        and not event.event_specific_data.passed
+        and event.event_specific_data.severity.value == "ERROR"
+    )
 
 
 def _why(error: object) -> str:

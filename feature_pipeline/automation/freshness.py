@@ -16,6 +16,7 @@ from feature_pipeline.assets import recency
 from feature_pipeline.assets.checks import FRESHNESS, metadata, severity
 from feature_pipeline.assets.judgements import Verdict
 from feature_pipeline.automation.publishing import CHECK, ONLINE, compared
+from feature_pipeline.automation.sensors import sensor
 from feature_pipeline.errors import FeaturePipelineError
 from feature_pipeline.features.catalogue import TABLES
 from feature_pipeline.features.declarations import MACRO, SCORES
@@ -72,10 +73,9 @@ def _longest_closure(calendar: str, today: date) -> timedelta:
     return longest
 
 
-@dg.sensor(
+@sensor(
     name="watch_freshness",
     minimum_interval_seconds=int(EVERY.total_seconds()),
-    default_status=dg.DefaultSensorStatus.RUNNING,
     required_resource_keys={"storage", "redis"},
 )
 def watch_freshness(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:

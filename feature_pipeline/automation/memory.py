@@ -74,13 +74,14 @@ class Memory:
 
     @classmethod
     def read(cls, cursor: str | None) -> Memory:
-        """From a cursor; empty where there is none."""
-        if not cursor:
+        """From a cursor; empty where there is none, or one that another release has left."""
+        try:
+            known = json.loads(cursor or "")
+            newest, ids = known["seen"]
+            tried = {name: Attempts(*entry) for name, entry in known["tried"].items()}
+            return cls(tried, known["held"], Seen(newest, tuple(ids)))
+        except (ValueError, KeyError, TypeError):
             return cls()
-        known = json.loads(cursor)
-        newest, ids = known["seen"]
-        tried = {name: Attempts(*entry) for name, entry in known["tried"].items()}
-        return cls(tried, known["held"], Seen(newest, tuple(ids)))
 
     def write(self) -> str:
         """Without what is right by now."""

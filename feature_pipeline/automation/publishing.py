@@ -11,6 +11,7 @@ import redis
 from feature_pipeline.assets import judgements
 from feature_pipeline.assets.checks import description, metadata, result, severity
 from feature_pipeline.assets.judgements import Verdict
+from feature_pipeline.automation.sensors import sensor
 from feature_pipeline.errors import FeaturePipelineError
 from feature_pipeline.online.compare import DIFFERENCES, NEWER, differences
 from feature_pipeline.online.publish import PublishReport
@@ -49,10 +50,9 @@ def snapshot(store: Store) -> Snapshot:
     return Snapshot(vectors=vectors, macro=store.newest_macro(), sentiment=store.newest_sentiment())
 
 
-@dg.sensor(
+@sensor(
     name="publish_online",
     minimum_interval_seconds=1,
-    default_status=dg.DefaultSensorStatus.RUNNING,
     required_resource_keys={"storage", "redis"},
 )
 def publish_online(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:

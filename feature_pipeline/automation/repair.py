@@ -51,6 +51,7 @@ from feature_pipeline.automation.alerts import Alert, AlertError, Herald
 from feature_pipeline.automation.evaluations import span_of
 from feature_pipeline.automation.memory import LONG_PAUSE, MAX_ATTEMPTS, Attempts, Memory
 from feature_pipeline.automation.publishing import snapshot
+from feature_pipeline.automation.sensors import sensor
 from feature_pipeline.errors import FeaturePipelineError
 from feature_pipeline.online.audit import outdated
 from feature_pipeline.online.rebuild import publish_snapshot, rebuild_needed
@@ -93,11 +94,10 @@ def repair_sensor(job: str, versions: Mapping[str, str], settings: Settings) -> 
     """
     herald = Herald(settings)
 
-    @dg.sensor(
+    @sensor(
         name="repair",
         job_name=job,
         minimum_interval_seconds=INTERVAL_S,
-        default_status=dg.DefaultSensorStatus.RUNNING,
         required_resource_keys={"storage", "redis"},
     )
     def repair(context: dg.SensorEvaluationContext) -> dg.SensorResult:
@@ -173,15 +173,17 @@ class _Tick:
 
     def _tell(self) -> None:
         """Tell a person, once, of what does not mend."""
-        for attempts, alert in self.trouble:
-            self.words.append(alert.error)
-            if attempts.told:
-                continue
-            try:
-                self.herald.send(self.client, alert)
-                attempts.told = True
-            except AlertError as error:  # the next tick tries again; the tables do not wait
-                self.words.append(str(error))
+        self.words += [alert.error for _, alert in self.trouble]
+        news = [(attempts, alert) for attempts, alert in self.trouble if not attempts.told]
+        if not news:
+            return
+        try:
+            self.herald.send(self.client, *(alert for _, alert in news))
+        except AlertError as error:  # the next tick tries again; the tables do not wait
+            self.words.append(str(error))
+            return
+        for attempts, _ in news:
+            attempts.told = True
 
     # -- Dagster's materialisations -----------------------------------------------------------
 

@@ -126,4 +126,13 @@ def _rows(out: Console, heading: str, rows: list[dict[str, Any]]) -> None:
     if heading:
         out.print()
         out.print(heading, style="bold")
-    out.print(grid(rows))
+    # The whole ids are in `--json`; here a line per row says more.
+    short = {"availability_basis": "basis"}
+    out.print(
+        grid(
+            [
+                {short.get(k, k): v[:8] if k == "run_id" and v else v for k, v in row.items()}
+                for row in rows
+            ]
+        )
+    )

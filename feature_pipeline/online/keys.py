@@ -25,8 +25,8 @@ CHANNEL_STATE_VECTORS = "state_vectors"
 CHANNEL_REGIME = "regime"
 """Hint: the message is the `regime:` key whose label changed."""
 CHANNEL_ALERTS = "alerts"
-"""What a person should know: a JSON object (`automation/alerts.py`), or the bare name of the key for
-which a value from the future was refused."""
+"""What a person should know: a JSON object (`automation/alerts.py`), or the bare name of the key
+for which a value from the future was refused."""
 
 OWN_PATTERNS = (
     *(f"{kind}:{timeframe}:*" for kind in ("sv", "features", "regime") for timeframe in TIMEFRAMES),

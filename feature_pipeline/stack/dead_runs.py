@@ -1,10 +1,10 @@
 """Marks runs as failed that nothing executes any more, and frees what they held.
 
 Nobody else would notice before `max_runtime_seconds`, and until then they would hold their places
-in the queue and in the pools. There are two kinds: a run that says which process of this machine executes it is
-dead with that process; a run that a code server launched is dead once that code server is gone.
-The latter is known before Dagster's processes come up, when this is run in their environment; it
-also makes Dagster's tables, so that webserver and daemon do not race to make them:
+in the queue and in the pools. There are two kinds: a run that says which process of this machine
+executes it is dead with that process; a run that a code server launched is dead once that code
+server is gone. The latter is known before Dagster's processes come up, when this is run in their
+environment; it also makes Dagster's tables, so that webserver and daemon do not race to make them:
 
     python -m feature_pipeline.stack.dead_runs
 """

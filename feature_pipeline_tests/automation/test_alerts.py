@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from feature_pipeline.automation.alerts import (
     LONGEST,
+    WEBHOOK_AT_ONCE,
     WEBHOOK_ATTEMPTS,
     Alert,
     AlertError,
@@ -142,6 +143,22 @@ def test_a_webhook_that_never_listens_costs_the_channel_nothing(
     assert len(heard()) == 1
     assert f"the webhook: HTTP {code}" in caplog.text
     assert "verysecret" not in caplog.text
+
+
+def test_many_alerts_are_all_in_the_channel_and_some_at_the_webhook(webhook, client, heard):
+    Herald(settings(webhook)).send(client, *[ALERT] * 40)
+    assert len(heard()) == 40
+    assert len(webhook.taken) == WEBHOOK_AT_ONCE + 1
+    assert webhook.taken[-1][1] == {"text": "35 more alerts; all are in the channel and the UI"}
+
+
+def test_a_webhook_that_has_just_failed_is_not_waited_for_again(webhook, client, heard):
+    webhook.codes = [500]
+    herald = Herald(settings(webhook))
+    for _ in range(4):
+        herald.send(client, *[ALERT] * 2)
+    assert len(webhook.taken) == WEBHOOK_ATTEMPTS + 3
+    assert len(heard()) == 8
 
 
 def test_a_channel_that_is_down_costs_the_webhook_nothing(webhook, caplog):

@@ -12,6 +12,7 @@ from itertools import pairwise
 import dagster as dg
 import polars as pl
 import psutil
+import psycopg
 import pytest
 
 from feature_pipeline.automation.backfill import (
@@ -132,6 +133,21 @@ def test_parallel_processes_equal_one_run(new_place, whole, monkeypatch):
     # There is nothing left to do.
     assert runs_for(place.outlook()) == []
     assert place.backfill([]) == Report()
+
+
+def test_a_fault_that_a_check_finds_is_told_in_its_words(new_place):
+    place, assets = new_place(), ["macro_indicators"]
+    place.backfill(chunks(START, END, assets=assets))
+    with psycopg.connect(place.settings.database_url.get_secret_value()) as connection:
+        connection.execute(
+            "UPDATE macro_indicators SET time = available_at + interval '1 hour'"
+            " WHERE series_id = 'VIXCLS' AND available_at >= '2012-03-05'"
+        )
+    said = (
+        r"macro_indicators_checks, 2012-03-01 to 2012-03-08: no_future: .*VIXCLS.*before its time"
+    )
+    with pytest.raises(BackfillError, match=said):
+        place.backfill(chunks(START, END, assets=assets))
 
 
 def test_a_failed_run_is_one_line_that_names_step_days_and_reason(new_place):
