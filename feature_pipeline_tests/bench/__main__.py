@@ -16,7 +16,7 @@ from rich.table import Table
 from feature_pipeline.settings import Settings
 from feature_pipeline.stack.stack import Stack
 from feature_pipeline.storage.migrations import migrate
-from feature_pipeline_tests.bench import Row, publish, storage
+from feature_pipeline_tests.bench import Row, publish, storage, ui
 
 OUT = Path("bench.json")
 
@@ -48,6 +48,7 @@ def _all(stack: Stack) -> Iterator[Row]:
     yield from _graph(stack)
     for found in publish.run(stack.redis_url):
         yield Row(**found)
+    yield from ui.run()
 
 
 def _indicators(threads: str) -> Iterator[Row]:
@@ -74,7 +75,7 @@ def _graph(stack: Stack) -> Iterator[Row]:
     spent = json.loads(line.removeprefix("RESULT "))
     what = "graph: 100 symbols x 5 years, whole graph"
     yield Row(what, spent["total"], "s")
-    for part in ("source", "compute", "database", "orchestration"):
+    for part in ("source", "compute", "database", "checks", "pictures", "orchestration"):
         share = spent[part] / spent["total"]
         yield Row(f"graph: of that, {part}", spent[part], "s", spent["total"], share)
     rest = spent["total"] - spent["orchestration"]

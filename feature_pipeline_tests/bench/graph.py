@@ -15,6 +15,7 @@ from typing import Any
 
 import dagster as dg
 
+from feature_pipeline.assets.describe import Describer
 from feature_pipeline.definitions import JOB, build_defs
 from feature_pipeline.features.catalogue import TABLES
 from feature_pipeline.settings import Settings
@@ -36,9 +37,11 @@ class Timed:
     def wrap(self, target: object, *names: str) -> None:
         """Replace methods of `target` by timed ones."""
         for name in names:
-            setattr(target, name, self._timed(getattr(target, name)))
+            setattr(target, name, self.timed(getattr(target, name)))
 
-    def _timed(self, method: Callable[..., Any]) -> Callable[..., Any]:
+    def timed(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        """A function that does the same and is timed."""
+
         def timed(*args: Any, **kwargs: Any) -> Any:
             started = time.perf_counter()
             try:
@@ -53,13 +56,15 @@ def main(database_url: str) -> dict[str, float]:
     """Seconds by what they are spent on, rows written, and peak memory in MiB."""
     instruments = universe(SYMBOLS - 1, START - timedelta(days=5 * 365))
     store = Store(Database(database_url, 300), instruments, TABLES)
-    database, source = Timed(), Timed()
+    database, source, pictures = Timed(), Timed(), Timed()
     database.wrap(store, "plan", "load", "write")
     provider = SyntheticSource()
     source.wrap(provider, "bars", "actions", "documents", "macro")
     defs = build_defs(
         Settings(),
-        storage=dg.IOManagerDefinition.hardcoded_io_manager(StorageIOManager(store)),
+        storage=dg.IOManagerDefinition.hardcoded_io_manager(
+            StorageIOManager(store, pictures.timed(Describer(store)))
+        ),
         universe=instruments,
         sources={provider.name: provider},
         macro_source=provider,
@@ -78,13 +83,17 @@ def main(database_url: str) -> dict[str, float]:
     if not result.success:
         raise RuntimeError("the backfill failed")
     compute = sum(_body_seconds(result, asset) for asset in TABLES if TABLES[asset].derived)
+    checks = _check_seconds(result)
+    spent = source.seconds + compute + database.seconds + checks + pictures.seconds
     rows = store.database.read_frame("SELECT sum(rows)::bigint AS rows FROM partition_ledger")
     return {
         "total": total,
         "source": source.seconds,
         "compute": compute,
         "database": database.seconds,
-        "orchestration": total - source.seconds - compute - database.seconds,
+        "checks": checks,
+        "pictures": pictures.seconds,
+        "orchestration": total - spent,
         "rows": float(rows["rows"][0]),
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
@@ -99,11 +108,25 @@ def _body_seconds(result: dg.ExecuteInProcessResult, asset: str) -> float:
     return times["STEP_OUTPUT"][0] - max(times["LOADED_INPUT"])
 
 
+def _check_seconds(result: dg.ExecuteInProcessResult) -> float:
+    """Of the steps that check, from their start to their end."""
+    times: dict[str, list[float]] = {}
+    for record in _records(result):
+        if (record.step_key or "").endswith("_checks"):
+            times.setdefault(str(record.step_key), []).append(record.timestamp)
+    return sum(max(moments) - min(moments) for moments in times.values())
+
+
 def _records(result: dg.ExecuteInProcessResult) -> Any:
     with dg.DagsterInstance.get() as instance:
         return instance.all_logs(
             result.run_id,
-            of_type={dg.DagsterEventType.STEP_OUTPUT, dg.DagsterEventType.LOADED_INPUT},
+            of_type={
+                dg.DagsterEventType.STEP_START,
+                dg.DagsterEventType.LOADED_INPUT,
+                dg.DagsterEventType.STEP_OUTPUT,
+                dg.DagsterEventType.STEP_SUCCESS,
+            },
         )
 
 
