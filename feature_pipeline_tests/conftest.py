@@ -22,8 +22,10 @@ for _name in [name for name in os.environ if name.startswith("FEATURE_PIPELINE_"
     if not _name.startswith("FEATURE_PIPELINE_TEST_"):
         del os.environ[_name]
 
-# A shell that starts us in the background has us ignore Ctrl-C, and what we start would inherit it.
+# A shell that starts us in the background has us ignore Ctrl-C, `nohup` the end of the terminal,
+# and what we start would inherit it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 TIMESCALEDB_VARIABLE = "FEATURE_PIPELINE_TEST_TIMESCALEDB_URL"
 
