@@ -50,6 +50,7 @@ lint: $(STAMP)
 	@$(BIN)/mypy
 
 dev: $(STAMP)
+	@$(BIN)/feature-pipeline migrate
 	@exec $(BIN)/feature-pipeline run -- dagster dev -w workspace.yaml $(ARGS)
 
 docs: $(STAMP)

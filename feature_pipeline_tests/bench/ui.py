@@ -123,7 +123,7 @@ def _dev_cpu(stack: Stack, arguments: list[str]) -> float:
     command = [str(program), "dev", "-h", processes.LOOPBACK, "-p", str(port), *arguments]
     child = subprocess.Popen(
         command,
-        env=stack.environment(),
+        env=stack.environment() | {"PYTHONPATH": str(Path.cwd())},
         cwd=stack.environment()["DAGSTER_HOME"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
