@@ -113,7 +113,11 @@ def _inputs(
 
 
 def _derived(
-    asset: str, description: str, columns: Iterable[Column], inputs: tuple[Input, ...]
+    asset: str,
+    description: str,
+    columns: Iterable[Column],
+    inputs: tuple[Input, ...],
+    rules: tuple[Rule, ...] = (),
 ) -> TableSchema:
     return TableSchema(
         asset=asset,
@@ -123,7 +127,17 @@ def _derived(
         columns=(SYMBOL, *BAR_TIME, *columns),
         mode="replace",
         inputs=inputs,
+        rules=rules,
     )
+
+
+def _scale(field: Feature) -> Rule:
+    """A field of the state vector keeps to its unit, `0 to 1` or `0 or 1`: agents read what is
+    stored within a second, so what breaks its scale must not be stored at all."""
+    low, word, high = field.unit.split()
+    least, most, value = float(low), float(high), pl.col(field.column)
+    inside = value.is_in([least, most]) if word == "or" else value.is_between(least, most)
+    return Rule(f"{field.column} is outside of its scale, {field.unit}", ~inside)
 
 
 def _document_input(channel: str) -> Input:
@@ -241,6 +255,7 @@ def build_tables(model: str, model_revision: str) -> dict[str, TableSchema]:
                 Column("missing", pl.List(pl.String), "the fields that are null"),
             ),
             _inputs(STATE_FIELDS, where=where),
+            tuple(_scale(field) for field in STATE_FIELDS),
         ),
     )
     return {table.asset: table for table in tables}

@@ -358,7 +358,8 @@ class Planner:
         provider, for which group it was."""
         days = self.expected_days(table, start, end)
         providers = self.universe.providers(kind_of(table.asset))
-        groups = self.ledger.groups()
+        # A database from before groups were noted knows today's by its digest.
+        groups = {self._everybody: list(self.universe.symbols), **self.ledger.groups()}
         collected = (
             self.ledger.rows(table.asset, start, end)
             .select("day", by=pl.col("source") + pl.lit(_FOR) + _group(pl.col("code_version")))

@@ -237,6 +237,13 @@ def test_events_are_collected_again_for_who_joined_since(desk: Desk) -> None:
     assert joined.pending("corporate_actions", *JANUARY, "1").is_empty()
 
 
+def test_a_ledger_from_before_groups_were_noted_is_not_collected_again(desk: Desk) -> None:
+    desk.write("news", nothing("A", "BB", "CCC", table=TOY["news"]))
+    with desk.store.database.connection() as connection:
+        connection.execute("DELETE FROM collected_for")
+    assert desk.store.pending("news", *JANUARY, "1").is_empty()
+
+
 # -- only what is missing -------------------------------------------------------------------------
 
 

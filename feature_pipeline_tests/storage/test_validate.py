@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from feature_pipeline.errors import SchemaError
 from feature_pipeline.features.catalogue import TABLES
+from feature_pipeline.schemas import STATE_VECTOR_FIELDS
 from feature_pipeline.storage.validate import Checked, check
 from feature_pipeline_tests.storage.support import (
     JANUARY,
@@ -200,3 +201,37 @@ def test_what_a_computation_returns_beyond_its_days_is_not_offered(desk: Desk) -
             desk.store.write(plan, frame.with_columns(x=1))
         with pytest.raises(SchemaError, match="lacks column"):
             desk.store.write(plan, frame.drop("time"))
+
+
+def vector(**values: float | None) -> pl.DataFrame:
+    table = TABLES["state_vectors_1d"]
+    fields = dict.fromkeys(STATE_VECTOR_FIELDS, 0.5) | {"regime_trend": 1.0}
+    fields |= {"regime_range": 0.0, "regime_transition": 0.0} | values
+    keys = BAR.select("symbol", "time", "available_at", "availability_basis")
+    missing = [name for name, value in fields.items() if value is None]
+    return table.conform(
+        keys.with_columns(
+            *(pl.lit(value, dtype=pl.Float64).alias(name) for name, value in fields.items()),
+            document_count=pl.lit(0, dtype=pl.Int64),
+            missing=pl.lit(missing, dtype=pl.List(pl.String)),
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"rsi": 1.1}, "rsi is outside of its scale, 0 to 1"),
+        ({"macd": -1.5}, "macd is outside of its scale, -1 to 1"),
+        ({"regime_trend": 0.5}, "regime_trend is outside of its scale, 0 or 1"),
+    ],
+)
+def test_a_state_vector_that_breaks_its_scale_is_not_stored(values, reason):
+    """Agents read what is stored within a second: before any check could have looked at it."""
+    checked = judged(vector(**values), "state_vectors_1d")
+    assert checked.good.is_empty()
+    assert checked.quarantined["reason"].to_list() == [reason]
+
+
+def test_what_is_missing_breaks_no_scale():
+    assert judged(vector(sentiment=None, rsi=0.0, vix=1.0), "state_vectors_1d").good.height == 1
