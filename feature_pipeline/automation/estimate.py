@@ -310,7 +310,8 @@ def _refuse_holes(
             )
             raise MissingPartitionError(
                 f"{table.asset} from {days[0]} on reads {needed.asset} of {holes[0]}{more}, which "
-                f"nobody has written; {mend} from {holes[0]} to {holes[-1]} first"
+                f"nobody has written; {mend} from {holes[0]} to {holes[-1]} first, or begin later "
+                "with --start"
             )
 
 

@@ -81,7 +81,7 @@ def backfill(
     Examples:
       feature-pipeline backfill --dry-run
       feature-pipeline backfill --start 2012-01-01 --end 2012-12-31
-      feature-pipeline backfill --symbols MSFT
+      feature-pipeline backfill --symbols MSFT --start 2012-01-01
       feature-pipeline backfill --start 2012-06-01 --assets features_1d
       feature-pipeline backfill --start 2013-02-01 --refetch --json
     """

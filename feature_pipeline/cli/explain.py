@@ -84,7 +84,8 @@ def _print(out: Console, found: Explanation, asked: Asked | None) -> None:
     for line in found.missing:
         out.print(f"[bold]missing[/]  {escape(line)}", soft_wrap=True)
     if found.recomputed:
-        same = "[green]same[/]" if found.recomputed.same else "[red]different[/]"
+        # An average forgets what lies before its lookback to a billionth, not to the last digit.
+        same = "[green]same to 1e-9[/]" if found.recomputed.same else "[red]different[/]"
         said = "null" if found.recomputed.value is None else escape(str(found.recomputed.value))
         out.print(f"[bold]recomputed[/]  {same}: {said} from the rows above")
 

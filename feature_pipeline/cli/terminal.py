@@ -6,6 +6,7 @@ Rich renderables only: nothing is read and nothing is computed here.
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, time, timedelta
@@ -134,10 +135,14 @@ def _curves(
 ) -> Table:
     table = Table(heading, "value", title, box=None, pad_edge=False, header_style="bold")
     table.columns[1].justify = "right"
-    table.columns[2].no_wrap = True
+    for column in table.columns:
+        column.no_wrap = True
     table.columns[2].overflow = "crop"
+    # Where all of them have no room, the newest sessions have.
+    taken = max(map(len, (heading, *values))) + 2 + max(len(cell(v)) for v in values.values()) + 2
+    room = max(shutil.get_terminal_size().columns - taken, 10)
     for name, value in values.items():
-        table.add_row(escape(name), cell(value), sparkline(curves.get(name, ())))
+        table.add_row(escape(name), cell(value), sparkline(list(curves.get(name, ()))[-room:]))
     return table
 
 

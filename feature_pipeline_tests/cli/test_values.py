@@ -120,7 +120,7 @@ def test_explain(shell, ran):
         "available_at        2019-06-13 20:15",
         f"run_id              {ran.first.run_id}",
         "stale  no",
-        f"recomputed  same: {value}",
+        f"recomputed  same to 1e-9: {value}",
     ):
         assert said in text, (said, text)
     found = shell.json("explain", "YOUNG", "sma_200")
