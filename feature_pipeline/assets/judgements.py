@@ -487,7 +487,11 @@ def conservation(asked: Audit, run_id: str | None) -> Verdict:
         for row in differing.head(3).iter_rows(named=True)
     ]
     if ledger:
-        parts.append(first_of(ledger, total))
+        forget = f"DELETE FROM partition_ledger WHERE asset = '{asked.table.asset}' AND day = ..."
+        parts.append(
+            f"{first_of(ledger, total)} (somebody wrote past the pipeline: delete the day's rows, "
+            f"then {forget}; `repair` or a backfill writes the day again)"
+        )
     if parts:
         return Verdict(
             False,

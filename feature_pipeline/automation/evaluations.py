@@ -90,14 +90,15 @@ def hold(
     Args:
         held: `asset check` -> spans.
         check: the evaluation.
-        span: the days of its run. Without one, a pass releases everything: a person asked.
+        span: the days of its run. Without one it judged the newest days alone, which it does not
+            name: nothing is held, and nothing released.
     """
     name = f"{check.asset_key.to_user_string()} {check.check_name}"
     spans: list[Span] = [(first, last) for first, last in held.get(name, ())]
     if check.blocking and not check.passed and check.severity == dg.AssetCheckSeverity.ERROR:
         spans = [*([] if span is None else [span]), *(known for known in spans if known != span)]
-    elif check.passed:
-        spans = [] if span is None else list(_without(spans, *span))
+    elif check.passed and span is not None:
+        spans = list(_without(spans, *span))
     others = {key: list(value) for key, value in held.items() if key != name}
     return others | ({name: spans[:MAX_SPANS]} if spans else {})
 
@@ -106,10 +107,15 @@ def held_days(held: Mapping[str, Iterable[Span]]) -> dict[str, pl.Series]:
     """Asset -> the sorted days that one of its checks holds back."""
     found: dict[str, list[pl.Series]] = {}
     for name, spans in held.items():
-        for first, last in spans:
-            days = pl.date_range(date.fromisoformat(first), date.fromisoformat(last), eager=True)
-            found.setdefault(name.rpartition(" ")[0], []).append(days.alias("day"))
+        found.setdefault(name.rpartition(" ")[0], []).append(days_within(spans))
     return {asset: pl.concat(parts).unique().sort() for asset, parts in found.items()}
+
+
+def days_within(spans: Iterable[Span]) -> pl.Series:
+    """The days of all spans, each once, sorted."""
+    ends = [(date.fromisoformat(first), date.fromisoformat(last)) for first, last in spans]
+    parts = [pl.date_range(first, last, eager=True).alias("day") for first, last in ends]
+    return pl.concat([pl.Series("day", [], dtype=pl.Date), *parts]).unique().sort()
 
 
 def _without(spans: Iterable[Span], first: str, last: str) -> Iterable[Span]:

@@ -14,7 +14,11 @@ brought up to date once an hour, however often documents come in.
 **In which order.** Holes of sources first, then, in one run over the days concerned, everything
 derived from them that is not right; days that are right are not computed. A run writes exactly its
 days (`REPAIR_TAG`): no history comes along. What a blocking check has found wrong stays held back:
-nothing is computed from it before the check passes.
+nothing is computed from it before the check passes. A span stays held where the next day's run does
+not reach back to it: the check alone is run over it again, as often as anything is tried here.
+
+**Whose code.** Days that other code has computed are stale where the database was last migrated for
+this code; otherwise two checkouts on one database would rewrite each other's days for ever.
 
 **How often.** The days of an asset and year are tried `MAX_ATTEMPTS` times, with a longer pause
 each time; first in one run with all others, then year by year, so that one bad year does not keep
@@ -48,15 +52,18 @@ from dagster._core.storage.tags import (
 )
 
 from feature_pipeline.automation.alerts import Alert, AlertError, Herald
-from feature_pipeline.automation.evaluations import span_of
+from feature_pipeline.automation.evaluations import days_within, span_of
 from feature_pipeline.automation.memory import LONG_PAUSE, MAX_ATTEMPTS, Attempts, Memory
 from feature_pipeline.automation.publishing import snapshot
 from feature_pipeline.automation.sensors import sensor
 from feature_pipeline.errors import FeaturePipelineError
+from feature_pipeline.features.catalogue import definitions
 from feature_pipeline.online.audit import outdated
 from feature_pipeline.online.rebuild import publish_snapshot, rebuild_needed
 from feature_pipeline.settings import Settings
 from feature_pipeline.stack.dead_runs import fail_dead_runs
+from feature_pipeline.storage.database import Database
+from feature_pipeline.storage.deployed import registered
 from feature_pipeline.storage.io_manager import REPAIR_TAG, StorageIOManager
 from feature_pipeline.storage.store import Store
 from feature_pipeline.storage.upkeep import MAX_GAP, Stretch, Upkeep, stretches
@@ -81,6 +88,8 @@ _UNDER_WAY = [
 ]
 _DAY = timedelta(days=1)
 _LIVE, _ONLINE = "live", "online"
+_COMPUTED_AS = ["name", "version", "source_table", "computation", "dependencies", "lookback_bars"]
+"""What the registry says of how a feature is computed."""
 _LONGEST_TAG = 300
 
 
@@ -121,6 +130,16 @@ def repair_sensor(job: str, versions: Mapping[str, str], settings: Settings) -> 
 
 
 @dataclass(frozen=True, eq=False)
+class _Held:
+    """The days of an asset that one of its checks holds back."""
+
+    asset: str
+    check: str
+    days: pl.Series
+    attempts: Attempts
+
+
+@dataclass(frozen=True, eq=False)
 class _Unit:
     """The days of one asset and year that are not right: what is tried and counted together."""
 
@@ -153,7 +172,12 @@ class _Tick:
             self.words.append(f"{len(dead)} run(s) whose process was killed are marked as failed")
         self.runs = list(self.instance.get_runs(dg.RunsFilter(statuses=_UNDER_WAY)))
         self.held = self.memory.look_at_checks(self.instance)
-        self.upkeep = Upkeep(self.store, self.versions, self._materialised())
+        foreign = not _migrated_for_this_code(self.store.database)
+        if foreign:
+            self.words.append(
+                "this code's catalogue was never migrated here: run feature-pipeline migrate"
+            )
+        self.upkeep = Upkeep(self.store, self.versions, self._materialised(), foreign)
 
     def result(self) -> dg.SensorResult:
         """Look at everything, do what is to be done, say so."""
@@ -235,7 +259,8 @@ class _Tick:
             stale = outdated(self.client, newest)
             if not stale:
                 return []
-            attempts = self.memory.of(_ONLINE, _digest(stale))
+            # Until all is there once: where Redis evicts, other keys are missing each time.
+            attempts = self.memory.of(_ONLINE, "")
             shown = f"{len(stale)} key(s) missing or older than the database: {_some(stale)}"
             if attempts.exhausted:
                 error = f"Redis does not keep what is published: {shown}; see its maxmemory"
@@ -262,8 +287,8 @@ class _Tick:
     def _runs(self) -> list[dg.RunRequest]:
         """The runs that this tick asks for."""
         holes, due = self._units()
-        self._give_up(holes + due)
-        if not holes and not due:
+        held = self._held_back()
+        if not holes and not due and not held:
             return []
         self.words += [_said(u.asset, u.days, "missing") for u in _by_asset(holes)]
         self.words += [_said(u.asset, u.days, "stale or missing") for u in _by_asset(due)]
@@ -271,7 +296,54 @@ class _Tick:
         if busy:
             self.words.append(busy)
             return []
-        return self._sources(holes) or self._derived(holes, due)
+        self._give_up(holes + due)  # while nothing of ours is at it
+        return self._checks(held) or self._sources(holes) or self._derived(holes, due)
+
+    def _held_back(self) -> list[_Held]:
+        """What blocking checks hold back; that their own run failed is the first attempt."""
+        found = []
+        for name, spans in self.memory.held.items():
+            asset, _, check = name.rpartition(" ")
+            attempts = self.memory.of(f"held {name}", "")
+            if attempts.count == 0:
+                attempts.made(self.now)
+            found.append(_Held(asset, check, days_within(spans), attempts))
+        return found
+
+    def _checks(self, held: Sequence[_Held]) -> list[dg.RunRequest]:
+        """Runs of the checks alone over what they hold back; a person is told where it stays."""
+        requests: list[dg.RunRequest] = []
+        for one in held:
+            spans = stretches(one.days, apart=2, max_days=self.days_per_run)
+            whole = f"{one.days[0]}..{one.days[-1]}"
+            if any(self._writing([one.asset], start, end) for start, end in spans):
+                continue
+            if one.attempts.exhausted:
+                error = (
+                    f"{_said(one.asset, one.days)} stays held back by the check {one.check}, and "
+                    "nothing is computed from it: run that check over these days once they are "
+                    "right"
+                )
+                self.trouble.append((one.attempts, self._alert(error, one.asset, whole)))
+            if one.attempts.ready(self.now) and len(requests) + len(spans) <= MAX_RUNS:
+                one.attempts.made(self.now)
+                requests += [self._check(one, start, end - _DAY) for start, end in spans]
+        return requests
+
+    def _check(self, held: _Held, first: date, last: date) -> dg.RunRequest:
+        """A run of one check, which writes nothing."""
+        reason = f"{held.asset} is held back by its check {held.check}"
+        self.words.append(f"{reason}, which looks again at {first} to {last}")
+        return dg.RunRequest(
+            run_key=f"repair {held.asset} {held.check} {first} {last} {self.now.isoformat()}",
+            asset_selection=[],
+            asset_check_keys=[dg.AssetCheckKey(dg.AssetKey(held.asset), held.check)],
+            tags={
+                ASSET_PARTITION_RANGE_START_TAG: first.isoformat(),
+                ASSET_PARTITION_RANGE_END_TAG: last.isoformat(),
+                REPAIR_TAG: reason[:_LONGEST_TAG],
+            },
+        )
 
     def _units(self) -> tuple[list[_Unit], list[_Unit]]:
         """What is not right in sources and in derived tables, by asset and year."""
@@ -306,7 +378,9 @@ class _Tick:
     def _give_up(self, units: Sequence[_Unit]) -> None:
         """What was tried often enough goes to a person."""
         for unit in units:
-            if unit.attempts.exhausted and unit.attempts.fingerprint != "stale":
+            if not unit.attempts.exhausted or unit.attempts.fingerprint == "stale":
+                continue
+            if not self._writing([unit.asset], unit.days[0], unit.days[-1] + _DAY):
                 error = (
                     f"{_said(unit.asset, unit.days)} cannot be mended: {MAX_ATTEMPTS} attempts "
                     f"left it as it was; see the runs tagged {REPAIR_TAG}"
@@ -390,17 +464,21 @@ class _Tick:
 
     def _being_written(self, assets: Sequence[str], start: date, end: date) -> bool:
         """Whether somebody else is at these days; says so."""
+        writing = self._writing(assets, start, end)
+        self.words += [f"waiting for {writing}"] if writing else []
+        return writing is not None
+
+    def _writing(self, assets: Sequence[str], start: date, end: date) -> str | None:
+        """Who else is at these days, or None."""
         for run in self.runs:
             first, last = span_of(run) or ("", "")
             if first < end.isoformat() and last >= start.isoformat():
-                self.words.append(f"waiting for the run {run.run_id} of {first} to {last}")
-                return True
+                return f"the run {run.run_id} of {first} to {last}"
         days = pl.date_range(start, end, closed="left", eager=True)
         for asset in assets:
             if self.store.ledger.in_progress(asset, days).len():
-                self.words.append(f"waiting for somebody who is writing {asset}")
-                return True
-        return False
+                return f"somebody who is writing {asset}"
+        return None
 
     def _request(self, run: Stretch, units: Sequence[_Unit]) -> dg.RunRequest:
         """A run, and an attempt counted for what it is to mend."""
@@ -421,6 +499,16 @@ class _Tick:
                 REPAIR_TAG: reason[:_LONGEST_TAG],
             },
         )
+
+
+def _migrated_for_this_code(database: Database) -> bool:
+    """Whether the last `migrate` was by code that computes the same; an empty registry is none."""
+    known = registered(database).select(_COMPUTED_AS).rows()
+    return not known or _as_set(known) == _as_set(definitions().select(_COMPUTED_AS).rows())
+
+
+def _as_set(rows: Sequence[tuple[Any, ...]]) -> set[str]:
+    return {repr(row) for row in rows}
 
 
 def _materialised_without_a_run(

@@ -76,14 +76,22 @@ def waiting(
 
 
 class LedgerNow(Ledger):
-    """The ledger as it was at one moment, read at once; who is writing is still asked live."""
+    """The ledger as it was at one moment, read at once; who is writing is still asked live.
 
-    def __init__(self, database: Database) -> None:
+    Args:
+        database: whose ledger.
+        versions: asset -> the code version that all its rows are taken to have; none - their own.
+    """
+
+    def __init__(self, database: Database, versions: Mapping[str, str] | None = None) -> None:
         super().__init__(database)
         every = database.read_frame(
             "SELECT asset, source, day, rows, content_hash, revision, upstream_revision,"
             " code_version, token, run_id FROM partition_ledger ORDER BY asset, day, source"
         )
+        if versions:
+            said = pl.col("asset").replace_strict(versions, default=None, return_dtype=pl.String)
+            every = every.with_columns(code_version=said.fill_null(pl.col("code_version")))
         self._none = every.drop("asset").clear()
         parts = every.partition_by("asset", as_dict=True, include_key=False)
         self._held = {str(asset): part for (asset,), part in parts.items()}
@@ -135,16 +143,19 @@ class Upkeep:
         versions: asset -> code version, of every table.
         known: asset -> the sorted days that somebody else believes to be written (Dagster's
             materialisations); those count as kept even where the ledger has lost them.
+        foreign: this code is not what the database was last migrated for: what other code has
+            computed is not stale for that reason alone.
     """
 
     store: Store
     versions: Mapping[str, str]
     known: Mapping[str, pl.Series] = field(default_factory=dict)
+    foreign: bool = False
 
     @cached_property
     def ledger(self) -> LedgerNow:
         """The look at the ledger that all answers rest on."""
-        return LedgerNow(self.store.database)
+        return LedgerNow(self.store.database, self.versions if self.foreign else None)
 
     @cached_property
     def planner(self) -> Planner:

@@ -30,7 +30,7 @@ from feature_pipeline.errors import SourceError
 from feature_pipeline.features.catalogue import TABLES
 from feature_pipeline.online import keys
 from feature_pipeline.online.client import publishing_client
-from feature_pipeline.resources import code_versions
+from feature_pipeline.resources import code_versions, prepare_database
 from feature_pipeline.settings import Settings
 from feature_pipeline.stack import Stack
 from feature_pipeline.stack.dead_runs import process_tag
@@ -346,6 +346,33 @@ def test_a_changed_feature_is_recomputed_and_what_follows(new_keeper, world):
     keeper.assert_quiet()
 
 
+def test_days_of_other_code_are_left_alone_where_this_code_was_never_migrated(new_keeper, world):
+    keeper = new_keeper()
+    prepare_database(keeper.graph.url)
+    keeper.assert_quiet()
+    with keeper.graph.store.database.connection() as connection:
+        connection.execute(
+            "UPDATE feature_definitions SET computation = 'other' WHERE name = (SELECT min(name)"
+            " FROM feature_definitions)"
+        )
+    keeper.versions = code_versions(keeper.graph.universe) | {"indicators_1d": "another"}
+    done = keeper.tick()
+    assert done.run_requests == []
+    assert done.skip_message == (
+        "this code's catalogue was never migrated here: run feature-pipeline migrate"
+    )
+    # What is missing is mended by whoever sees it.
+    lose(keeper.graph, WEDNESDAY, ["state_vectors_1d"])
+    [request] = keeper.tick().run_requests
+    assert selected(request) == {"state_vectors_1d"}
+
+    prepare_database(keeper.graph.url)
+    keeper.cursor = None
+    done = keeper.tick()
+    assert "never migrated" not in str(done.skip_message)
+    assert any("indicators_1d" in selected(request) for request in done.run_requests)
+
+
 def test_days_per_run_cut_the_work(new_keeper, world):
     keeper = new_keeper()
     keeper.settings = Settings(max_partitions_per_run=3)
@@ -469,6 +496,20 @@ def test_an_older_and_a_broken_value_are_replaced_and_a_newer_one_stays(new_keep
     assert dump(client) == held
     client.hset(keys.features_key("1d", "AAA"), "revision", str(2**40))
     keeper.assert_quiet()
+
+
+def test_a_redis_that_evicts_is_told_once(new_keeper, world, client):
+    keeper, heard = new_keeper(), listen(client)
+    keeper.clock = datetime(2026, 1, 5, 12, tzinfo=UTC)
+    lost = [keys.vector_key("1d", "AAA"), keys.features_key("1d", "BBB"), keys.macro_key("DFF")]
+    published = 0
+    for n in range(40):
+        client.delete(lost[n % len(lost)])
+        published += len(keeper.tick().asset_events)
+        keeper.clock += timedelta(seconds=30)
+    assert published == MAX_ATTEMPTS
+    [alert] = [a for a in heard() if a.get("kind") == "repair"]
+    assert "Redis does not keep what is published" in alert["text"]
 
 
 def test_a_lost_redis_is_left_to_the_publisher(new_keeper, world, client):
@@ -598,6 +639,24 @@ def test_what_does_not_mend_is_told_once_and_tried_again_much_later(new_keeper, 
     keeper.assert_quiet()
 
 
+def test_nobody_is_told_while_the_last_attempt_is_under_way(new_keeper, world, client):
+    keeper, heard = new_keeper(), listen(client)
+    keeper.graph.source = Broken(world)
+    keeper.clock = datetime(2026, 1, 5, 12, tzinfo=UTC)
+    lose(keeper.graph, WEDNESDAY)
+    for attempt in range(1, MAX_ATTEMPTS + 1):
+        [request] = keeper.tick().run_requests
+        if attempt < MAX_ATTEMPTS:
+            assert not keeper.execute(request).success
+        keeper.clock += timedelta(hours=1)
+    last = unfinished(keeper.graph, **request.tags)
+    assert "cannot be mended" not in keeper.tick().skip_message
+    assert heard() == []
+    keeper.graph.instance.report_run_failed(last)
+    assert "cannot be mended" in keeper.tick().skip_message
+    assert len(heard()) == 1
+
+
 def test_days_that_need_what_nobody_has_are_told_once(new_keeper, world, client):
     """The first bars are gone from ledger and memory: indicators of later days cannot follow."""
     keeper, heard = new_keeper(), listen(client)
@@ -678,6 +737,46 @@ def test_nothing_is_computed_from_days_that_a_blocking_check_holds_back(
     with new_graph(changed) as graph:
         graph.run()
         assert_same_tables(tables(keeper.graph), tables(graph))
+
+
+def test_a_check_that_nobody_repeats_is_repeated_and_its_days_released(new_keeper, world, client):
+    keeper, heard = new_keeper(), listen(client)
+    keeper.clock = datetime(2026, 1, 5, 12, tzinfo=UTC)
+    lose(keeper.graph, date(2019, 6, 13), ["features_1d"])
+    evaluated(keeper.graph, False, "2019-06-10", "2019-06-12")
+    evaluated(keeper.graph, True, "2019-06-11", "2019-06-13")  # the next day's run
+    assert keeper.tick().run_requests == []
+    keeper.clock += timedelta(minutes=3)
+    [request] = keeper.tick().run_requests
+    assert request.asset_selection == []
+    assert request.asset_check_keys == [dg.AssetCheckKey(dg.AssetKey("ohlcv_1d"), "no_future")]
+    assert days_of(request) == ("2019-06-10", "2019-06-10")
+    resources = keeper.graph.resources
+    job = build_defs(keeper.settings, **resources).resolve_job_def(JOB)
+    some = job.get_subset(asset_selection=set(), asset_check_selection={*request.asset_check_keys})
+    done = some.execute_in_process(instance=keeper.graph.instance, tags=request.tags)
+    resources["storage"].close()
+    [said] = done.get_asset_check_evaluations()
+    assert (said.passed, said.blocking) == (True, True)
+    keeper.mend()
+    assert json.loads(keeper.cursor)["held"] == {}
+    assert keeper.graph.pending("features_1d") == []
+    assert heard() == []
+
+
+def test_what_stays_held_back_is_told_once(new_keeper, world, client):
+    keeper, heard = new_keeper(), listen(client)
+    keeper.clock = datetime(2026, 1, 5, 12, tzinfo=UTC)
+    evaluated(keeper.graph, False, "2019-06-10", "2019-06-10")
+    asked = []
+    for _ in range(60):
+        for request in keeper.tick().run_requests:
+            evaluated(keeper.graph, False, *days_of(request))
+            asked.append(days_of(request))
+        keeper.clock += timedelta(seconds=30)
+    assert asked == [("2019-06-10", "2019-06-10")] * 2
+    [alert] = heard()
+    assert "ohlcv_1d: 1 day, 2019-06-10 stays held back by the check no_future" in alert["text"]
 
 
 def test_days_before_those_that_are_held_back_are_mended(new_keeper, world):
