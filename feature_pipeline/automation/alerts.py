@@ -36,6 +36,12 @@ WEBHOOK_AT_ONCE = 5
 IMPATIENT_S = 60.0
 """How long a webhook that failed gets one attempt per alert."""
 
+SEND_ATTEMPTS = 3
+SEND_WAIT_S = 2.0
+SEND_WITHIN_S = 5.0
+"""No further attempt to tell of a failed run is made after this long: a tick has a minute, for
+several runs perhaps."""
+
 LONGEST = 500
 """Characters of an error that are sent."""
 
@@ -118,7 +124,9 @@ class Herald:
         """The text without secrets and line breaks, and of bounded length."""
         for secret in self._secrets:
             text = text.replace(secret, "***")
-        text = _NAMED.sub(r"\1\2***", _ADDRESS.sub(_shown, text))
+        text = _QUERY.sub(r"\1", _ADDRESS.sub(_shown, text))
+        text = _BEARER.sub(r"\1***", _AUTHORIZATION.sub(r"\1***", text))
+        text = _NAMED.sub(r"\1\2***", text)
         line = " ".join(text.split())
         return line if len(line) <= LONGEST else line[: LONGEST - 3] + "..."
 
@@ -208,8 +216,16 @@ _post = tenacity.retry(
 # -- what must not be said ------------------------------------------------------------------------
 
 _ADDRESS = re.compile(r"\b[a-zA-Z][a-zA-Z0-9+.-]*://[^\s'\"<>`]+")
+_QUERY = re.compile(r"(/[^\s'\"<>`?]*)\?[^\s'\"<>`]+")
+"""Of a path as well: `requests` quotes it without the host."""
+
+_AUTHORIZATION = re.compile(
+    r"(?i)\b((?:proxy-)?authorization[\"']?\s*[=:]\s*[\"']?)(?:[\w-]+\s+)?[^\s\"',;]+"
+)
+_BEARER = re.compile(r"(?i)\b(bearer\s+)[^\s\"',;]+")
 _NAMED = re.compile(
-    r"(?i)\b([\w-]*(?:password|passwd|secret|token|api[_-]?key)[\"']?)(\s*[=:]\s*[\"']?)[^\s\"',;&]+"
+    r"(?i)\b([\w-]*(?:password|passwd|secret|token|api[_-]?key)[\"']?|key(?==))"
+    r"(\s*[=:]\s*[\"']?)[^\s\"',;&]+"
 )
 
 
@@ -266,7 +282,8 @@ def failed_run(
         step=next((e.step_key for e in steps if e.step_key), ""),
         assets=tuple(assets),
         partitions=days_of(run),
-        will_retry=run.tags.get(WILL_RETRY_TAG) == "true",
+        # A run that no code location has launched cannot be launched again, whatever its tag says.
+        will_retry=run.tags.get(WILL_RETRY_TAG) == "true" and run.remote_job_origin is not None,
     )
 
 
@@ -295,6 +312,7 @@ def alert_sensors(settings: Settings) -> list[dg.SensorDefinition]:
 
     @dg.run_failure_sensor(
         name="alert_on_failure",
+        description="Tell the channel `alerts` and the webhook of every run that failed.",
         # Backfills of the command line run outside of every code location.
         monitor_all_code_locations=True,
         minimum_interval_seconds=10,
@@ -303,9 +321,14 @@ def alert_sensors(settings: Settings) -> list[dg.SensorDefinition]:
     def alert_on_failure(
         context: dg.RunFailureSensorContext, redis: dg.ResourceParam[redis.Redis]
     ) -> None:
-        """Tell the channel `alerts` and the webhook of every run that failed."""
+        """Tell the channel `alerts` and the webhook of every run that failed.
+
+        Where nobody is reached it is tried again within the tick, for some seconds
+        (`SEND_ATTEMPTS`, `SEND_WITHIN_S`). After that the tick says so and the alert is lost:
+        Dagster goes on to the next run, and the run itself shows in the UI.
+        """
         steps = context.get_step_failure_events()
-        herald.send(redis, failed_run(context.dagster_run, context.failure_event, steps))
+        _send(herald, redis, failed_run(context.dagster_run, context.failure_event, steps))
 
     @sensor(
         name="alert_on_checks",
@@ -320,6 +343,17 @@ def alert_sensors(settings: Settings) -> list[dg.SensorDefinition]:
         return _tell_of_checks(context, herald)
 
     return [alert_on_failure, alert_on_checks]
+
+
+@tenacity.retry(
+    retry=tenacity.retry_if_exception_type(AlertError),
+    wait=tenacity.wait_fixed(SEND_WAIT_S),
+    stop=tenacity.stop_after_attempt(SEND_ATTEMPTS) | tenacity.stop_after_delay(SEND_WITHIN_S),
+    reraise=True,
+)
+def _send(herald: Herald, client: redis.Redis, alert: Alert) -> None:
+    """Tell of what is not seen again: Redis restarts within seconds."""
+    herald.send(client, alert)
 
 
 def _tell_of_checks(

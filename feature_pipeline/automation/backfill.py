@@ -441,6 +441,7 @@ def _tags(chunk: Chunk) -> dict[str, str]:
     from dagster._core.storage.tags import (
         ASSET_PARTITION_RANGE_END_TAG,
         ASSET_PARTITION_RANGE_START_TAG,
+        MAX_RETRIES_TAG,
     )
 
     from feature_pipeline.stack.dead_runs import process_tag
@@ -449,6 +450,8 @@ def _tags(chunk: Chunk) -> dict[str, str]:
     tags = {
         ASSET_PARTITION_RANGE_START_TAG: chunk.start.isoformat(),
         ASSET_PARTITION_RANGE_END_TAG: (chunk.end - timedelta(days=1)).isoformat(),
+        # It belongs to this command: Dagster has nowhere to launch it again, and must not say so.
+        MAX_RETRIES_TAG: "0",
         **process_tag(),
     }
     if chunk.symbols:

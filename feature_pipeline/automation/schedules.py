@@ -8,11 +8,15 @@ never by now: one that is evaluated late asks for what it would have asked for i
 **Holes.** Dagster evaluates only the newest of the ticks that a stopped daemon missed. A run
 therefore asks for the `refetch_days` before its own day once more (equal content writes nothing,
 and of what is derived only stale days are computed); where the last run of its kind that succeeded
-is longer ago than that, for everything since (documents excepted: few feeds reach back further). A
+is longer ago than that, for everything since (documents excepted: few feeds reach back further),
+but at most `MAX_CATCH_UP`: one asset that always fails would have every run ask for more than the
+one before. A longer outage leaves a hole, which a backfill fills, or `repair` where it may. A
 session whose own tick was missed is asked for at the next one, be it on a closed day. Without any
 earlier run there is no hole: history is a backfill's business.
 
-All schedules are off until somebody switches them on: nothing asks a provider unasked.
+All schedules are off until somebody switches them on. Without them one thing alone asks a provider
+by itself: the sensor `repair`, which is on, for holes inside the range that has been written. A gap
+of more than 31 days is none.
 """
 
 from __future__ import annotations
@@ -63,6 +67,10 @@ LEAD = timedelta(minutes=30)
 
 REOPENED = timedelta(hours=1)
 """How long after a UTC midnight the day before is still asked for: feeds show documents late."""
+
+MAX_CATCH_UP = timedelta(days=31)
+"""How far before its own day a run reaches for what no run has completed; `refetch_days` may say
+more."""
 
 MACRO_ZONE = "America/New_York"
 MACRO_CRONS = ("0 10 * * 1-5", "0 18 * * 1-5")
@@ -158,9 +166,9 @@ def bars_schedule(
 ) -> dg.ScheduleDefinition:
     """Bars of one calendar, and all that follows from them, once per session after its close.
 
-    A run covers [session - `refetch_days`, session], or since the last session that was completed,
-    so that bars restated since are found. It asks for the calendar's own instruments where there
-    are several calendars.
+    A run covers [session - `refetch_days`, session], or since the last session that was completed
+    (`MAX_CATCH_UP` at most), so that bars restated since are found. It asks for the calendar's own
+    instruments where there are several calendars.
     """
     calendar = timetable.calendar
     name = schedule_name("bars", calendar, timeframe)
@@ -414,7 +422,8 @@ class _Runs:
 def _first_day(day: date, refetch_days: int, completed: date | None) -> date:
     """The first day to ask for."""
     first = day - timedelta(days=refetch_days)
-    return max(min(first, completed or first), GRID_START)
+    since = max(completed or first, day - MAX_CATCH_UP)
+    return max(min(first, since), GRID_START)
 
 
 def _request(run_key: str, first: date, last: date, tags: Mapping[str, str]) -> dg.RunRequest:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, Protocol, TypeAlias
 
 import dagster as dg
@@ -17,6 +17,7 @@ import pandas as pd
 import polars as pl
 from dagster._core.events import DagsterEvent, DagsterEventBatchMetadata, generate_event_batch_id
 from dagster._core.execution.context.metadata_logging import AssetMetadataHandle
+from dagster._core.storage.tags import SCHEDULE_NAME_TAG
 
 from feature_pipeline import partitions
 from feature_pipeline.errors import MissingPartitionError, SchemaError, UniverseError
@@ -34,6 +35,14 @@ REPAIR_TAG = "feature_pipeline/repair"
 
 FLAGGED_TAG = "feature_pipeline/flagged"
 """Run tag: assets of the run that lack a symbol or quarantined a row."""
+
+PICTURES_EVERY = timedelta(hours=1)
+"""How often scheduled runs that write nothing store the pictures of a partition: the event log
+keeps every copy, and documents are asked for every 15 minutes."""
+
+_LOOKED_AT = 8
+"""Materialisations among which the newest pictures are looked for: more than `PICTURES_EVERY` has
+of those every 15 minutes."""
 
 _SHOWN = 20
 
@@ -135,7 +144,7 @@ class StorageIOManager(dg.IOManager):
         rows = _by_key(held.group_by("day").agg(pl.col("rows").sum()))
         about = {key: {"dagster/partition_row_count": count} for key, count in rows.items()}
         last = (end - timedelta(days=1)).isoformat()
-        about[last] = {**about.get(last, {}), **self._described(context, plan, end, last)}
+        about[last] = {**about.get(last, {}), **self._described(context, plan, report, end)}
         _add_partition_metadata(context, about)
         yield from _materialized_before(context, _by_key(report.days.filter(pl.col("day") < first)))
         context.add_output_metadata(dict(_summary(plan, report)))
@@ -151,19 +160,30 @@ class StorageIOManager(dg.IOManager):
             instance.add_run_tags(run_id, {FLAGGED_TAG: names})
 
     def _described(
-        self, context: dg.OutputContext, plan: WritePlan, end: date, last: str
+        self, context: dg.OutputContext, plan: WritePlan, report: WriteReport, end: date
     ) -> Mapping[str, Any]:
         """What is to be seen, for the last partition alone: the UI shows it with the asset, and a
         copy on each of a range's partitions would outweigh the data.
 
-        Where nothing was computed, what the partition shows already. Drawing is no reason to fail.
+        Where a scheduled run wrote nothing, nothing if the partition got its pictures less than
+        `PICTURES_EVERY` ago; they stay with that materialisation. Where nothing was computed at
+        all, what the partition shows already, which the first such run stores in any case.
+        Drawing is no reason to fail.
         """
         if self._describe is None:
             return {}
-        asset = plan.table.asset
+        asset, last = plan.table.asset, (end - timedelta(days=1)).isoformat()
+        idle = plan.days.is_empty()
         try:
-            shown = _shown(context, last, self._describe.keys) if plan.days.is_empty() else {}
-            return shown or self._describe(asset, end)
+            if report.written == 0:
+                shown, at, repeated = _shown(context, last, self._describe.keys)
+                scheduled = SCHEDULE_NAME_TAG in context.step_context.dagster_run.tags
+                recent = scheduled and datetime.now(UTC) - at < PICTURES_EVERY
+                if shown and recent and (repeated or not idle):
+                    return {}
+                if shown and idle:
+                    return shown
+            return self._describe(asset, end)
         except Exception as error:
             context.log.warning(
                 "the pictures of %s up to %s could not be drawn (its rows are written): %s: %s",
@@ -195,14 +215,23 @@ def _identity(step: Any) -> tuple[str, str]:
     return step.run_id, step.assets_def.key.to_python_identifier()
 
 
-def _shown(context: dg.OutputContext, partition: str, keys: Sequence[str]) -> dict[str, Any]:
-    """What the newest materialisation of a partition says under some keys."""
+def _shown(
+    context: dg.OutputContext, partition: str, keys: Sequence[str]
+) -> tuple[dict[str, Any], datetime, bool]:
+    """What the newest materialisation of a partition that says something under some keys says
+    there, when it was made, and whether by a run that wrote nothing."""
     records = context.step_context.instance.fetch_materializations(
-        dg.AssetRecordsFilter(asset_key=context.asset_key, asset_partitions=[partition]), limit=1
+        dg.AssetRecordsFilter(asset_key=context.asset_key, asset_partitions=[partition]),
+        limit=_LOOKED_AT,
     ).records
-    materialization = records[0].asset_materialization if records else None
-    metadata = materialization.metadata if materialization else {}
-    return {key: metadata[key] for key in keys if key in metadata}
+    for record in records:
+        said = record.asset_materialization.metadata if record.asset_materialization else {}
+        shown = {key: said[key] for key in keys if key in said}
+        if shown:
+            rows = said.get("rows_written")
+            wrote = rows is None or rows.value != 0
+            return shown, datetime.fromtimestamp(record.timestamp, UTC), not wrote
+    return {}, datetime.fromtimestamp(0, UTC), False
 
 
 def _add_partition_metadata(

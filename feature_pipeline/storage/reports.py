@@ -1,13 +1,14 @@
 """What became of every row that was handed in: counted where it happens, and written down.
 
-One row of `write_reports` per write and source. Whether the counts add up is asked of them in
-`audit.py`; nothing here makes them do so.
+One row of `write_reports` per write and source, kept for `KEPT`. Whether the counts add up is asked
+of them in `audit.py`; nothing here makes them do so.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 import polars as pl
 
@@ -19,6 +20,11 @@ from feature_pipeline.storage.validate import Checked
 
 BECAME = ("written", "unchanged", "duplicate", "unfinished", "fenced", "quarantined")
 """What may become of a row that is offered for writing."""
+
+KEPT = timedelta(days=90)
+"""How long reports are kept: schedules add some 300 a day."""
+
+_REMOVED_AT_ONCE = 1000
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,7 @@ def tally(
 
 
 def record(database: Database, plan: WritePlan, tallies: Sequence[Tally]) -> None:
-    """Write the tallies of a write down.
+    """Write the tallies of a write down, and remove reports that are older than `KEPT`.
 
     Raises:
         DatabaseError: the database cannot be reached, or is not migrated.
@@ -85,4 +91,12 @@ def record(database: Database, plan: WritePlan, tallies: Sequence[Tally]) -> Non
                 [one.source for one in tallies],
                 *([one.counts[name] for one in tallies] for name in names),
             ],
+        )
+        # The oldest by their key, a bounded number: nothing is scanned, nobody is waited for.
+        connection.execute(
+            "DELETE FROM write_reports WHERE id IN ("
+            "SELECT id FROM write_reports"
+            " WHERE id < (SELECT min(id) FROM write_reports) + %s AND at < now() - %s"
+            " FOR UPDATE SKIP LOCKED)",
+            [_REMOVED_AT_ONCE, KEPT],
         )

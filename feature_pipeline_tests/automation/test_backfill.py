@@ -14,10 +14,12 @@ import polars as pl
 import psutil
 import psycopg
 import pytest
+from dagster._core.storage.tags import MAX_RETRIES_TAG
 
 from feature_pipeline.automation.backfill import (
     BackfillError,
     Report,
+    _tags,
     chunks,
     runs_for,
 )
@@ -90,6 +92,11 @@ def test_runs_do_the_work_and_leave_out_who_has_none():
     whole = Estimate(START, END, ((START, END),), work, "built-in", 0)
     again = runs_for(whole, refetch=True, days_per_run=4)
     assert [(chunk.only_missing, chunk.assets) for chunk in again] == [(False, tuple(work))] * 2
+
+
+def test_dagster_is_told_not_to_run_a_chunk_again():
+    """Nobody could: the run was never launched by a code location."""
+    assert _tags(chunks(START, END)[0])[MAX_RETRIES_TAG] == "0"
 
 
 # -- running --------------------------------------------------------------------------------------

@@ -42,6 +42,7 @@ from hypothesis import strategies as st
 from feature_pipeline.automation import sessions
 from feature_pipeline.automation.schedules import (
     CALENDAR_TAG,
+    MAX_CATCH_UP,
     MAX_SYMBOLS_TAG,
     REOPENED,
     SESSION_TAG,
@@ -568,12 +569,22 @@ def test_a_long_outage_is_filled_from_the_last_session_that_was_completed(new_yo
         status={"2025-03-24": FAILURE},
     )
     assert fired[3][0] == "2025-03-24"  # the newest missed one
-    assert fired[3][2] == "2025-02-05"
-    assert fired[4][::2] == ("2025-03-25", "2025-02-05")  # the run before it failed
+    assert fired[3][2] == "2025-02-21"  # MAX_CATCH_UP before it
+    assert fired[4][::2] == ("2025-03-25", "2025-02-22")  # the run before it failed
     assert fired[5][::2] == ("2025-03-26", "2025-03-19")
     assert [session for session, *_ in fired][5:] == [
         *("2025-03-26", "2025-03-27", "2025-03-28", "2025-03-31", "2025-04-01", "2025-04-02"),
     ]
+
+
+def test_what_fails_for_ever_does_not_ask_for_ever_more(new_york, runs):
+    universe, schedule = new_york
+    failing = {str(date(2025, 2, 4) + timedelta(days=n)): FAILURE for n in range(90)}
+    fired = simulate(schedule, universe, runs, at("2025-02-03"), at("2025-05-03"), status=failing)
+    assert (fired[0][0], fired[15][2]) == ("2025-02-03", "2025-02-03")
+    lengths = [date.fromisoformat(s) - date.fromisoformat(first) for s, _, first in fired]
+    assert max(lengths) == MAX_CATCH_UP
+    assert lengths[-1] == MAX_CATCH_UP
 
 
 def test_without_a_run_before_there_is_no_hole(new_york, runs):

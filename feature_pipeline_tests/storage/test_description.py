@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from datetime import date
+from datetime import date, timedelta
 from typing import Any
 
 import dagster as dg
 import pytest
 from dagster._core.errors import DagsterExecutionInterruptedError
+from dagster._core.storage.tags import SCHEDULE_NAME_TAG
 
+from feature_pipeline.storage import io_manager
 from feature_pipeline.storage.io_manager import StorageIOManager
 from feature_pipeline_tests.storage.support import Desk
 from feature_pipeline_tests.storage.test_io_manager import Bench, everything
@@ -82,6 +84,32 @@ def test_what_was_not_computed_shows_what_hung_there(desk: Desk) -> None:
     # Another last partition has none to show.
     bench.run("means", days=(DAYS[0], date(2020, 1, 17)))
     assert told.asked[asked:] == [("means", date(2020, 1, 17))]
+
+
+def test_scheduled_runs_that_write_nothing_do_not_store_it_each_time(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = Told()
+    bench = bench_of(desk, told)
+
+    def stored(asset: str) -> int:
+        records = bench.instance.fetch_materializations(dg.AssetKey(asset), limit=200).records
+        return sum(
+            "picture" in r.asset_materialization.metadata
+            for r in records
+            if r.asset_materialization
+        )
+
+    bench.run("ohlcv_1d", "means", days=DAYS)
+    tags = {SCHEDULE_NAME_TAG: "often"}
+    for _ in range(3):  # the days are asked for again, and the same comes
+        bench.run("ohlcv_1d", "means", days=DAYS, **tags)
+    assert [stored("ohlcv_1d"), stored("means")] == [1, 2]
+    assert len(told.asked) == 2
+    monkeypatch.setattr(io_manager, "PICTURES_EVERY", timedelta(0))
+    bench.run("ohlcv_1d", "means", days=DAYS, **tags)
+    assert [stored("ohlcv_1d"), stored("means")] == [2, 3]
+    assert told.asked[2:] == [("ohlcv_1d", DAYS[1])]
 
 
 def test_a_picture_that_cannot_be_drawn_fails_nothing(

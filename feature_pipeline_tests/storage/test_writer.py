@@ -63,6 +63,19 @@ def test_the_same_again_touches_no_row_and_renews_the_token(desk: Desk) -> None:
     assert desk.one("SELECT count(*) FROM ohlcv_1d_history") == 0
 
 
+def test_old_reports_are_removed_and_young_ones_stay(desk: Desk) -> None:
+    answer = fetched(bars(["A"]), "A")
+    for _ in range(3):
+        desk.write("ohlcv_1d", answer)
+    age = "UPDATE write_reports SET at = now() - interval '{}' WHERE run_id = '{}' RETURNING id"
+    old, young = desk.query(age.format("91 days", "run 1")), desk.query(age.format("89 d", "run 2"))
+    assert old.height
+    assert young.height
+    desk.write("ohlcv_1d", answer)
+    held = desk.query("SELECT DISTINCT run_id FROM write_reports ORDER BY run_id")
+    assert held["run_id"].to_list() == ["run 2", "run 3", "run 4"]
+
+
 def test_row_order_and_provenance_are_no_content(desk: Desk) -> None:
     frame = bars(["A", "BB"])
     desk.write("ohlcv_1d", fetched(frame, "A", "BB"))
