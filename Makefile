@@ -38,8 +38,9 @@ $(STAMP):
 demo: $(STAMP)
 	@exec $(BIN)/feature-pipeline demo $(ARGS)
 
+# Three on two cores: a good part of the tests waits for processes, and for Dagster's daemon.
 test: $(STAMP)
-	@exec $(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+	@exec $(BIN)/python -m pytest -n 3 --dist worksteal $(ARGS)
 
 bench: $(STAMP)
 	@exec $(BIN)/python -m feature_pipeline_tests.bench $(ARGS)

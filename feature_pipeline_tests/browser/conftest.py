@@ -86,6 +86,7 @@ def daemon_ahead(stack: Stack) -> Iterator[Callable[..., None]]:
     for daemon in started:
         daemon.terminate()
         daemon.wait(60)
+    stack.dagster.ensure()  # other tests want a daemon of the present
 
 
 @pytest.fixture(scope="session")
