@@ -147,8 +147,8 @@ def test_backfills_of_the_ui_are_cut_cancelled_and_resumed(new_place, undisturbe
         # token is new.
         held = f"SELECT asset, day, token FROM partition_ledger WHERE day < '{END}' ORDER BY 1, 2"
         before = place.query(held)
-        # The daemon cancels runs at its next look, in half a minute: by then all may have ended, and
-        # nothing is left to be re-executed. Then it is launched again.
+        # The daemon cancels runs at its next look, in half a minute: by then all may have ended,
+        # and nothing is left to be re-executed. Then it is launched again.
         rest = ui.again(second) if "CANCELED" in states else ui.launch(END, LATER)
         some = ui.launch(
             START, START + timedelta(days=3), ("ohlcv_1d", "indicators_1d"), only_missing="true"
