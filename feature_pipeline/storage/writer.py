@@ -61,7 +61,7 @@ class Writer:
 
     database: Database
     trace: Callable[[str], None] = log.debug
-    months_at_once: int = 3
+    months_at_once: int = 4
 
     def write(self, table: TableSchema, writing: Writing, batch: Batch) -> pl.DataFrame:
         """Write a batch, a few months at a time; what is done stays, whatever becomes of others.
