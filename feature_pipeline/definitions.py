@@ -53,7 +53,7 @@ def build_defs(settings: Settings | None = None, **resources: Any) -> dg.Definit
     """The graph on the stores that the settings name; `resources` replace single ones."""
     settings = settings or Settings()
     universe = resources.get("universe") or load_universe(settings)
-    versions = code_versions(universe)
+    versions = code_versions(universe, settings)
     fresh = policies(universe, datetime.now(UTC).date())
     days_per_run = settings.max_partitions_per_run
     policy = (

@@ -15,7 +15,7 @@ import redis
 from feature_pipeline.assets.describe import Describer
 from feature_pipeline.errors import SettingsError
 from feature_pipeline.features.catalogue import (
-    TABLES,
+    build_tables,
     code_version,
     definitions,
     over_universe,
@@ -23,6 +23,7 @@ from feature_pipeline.features.catalogue import (
 from feature_pipeline.online.client import publishing_client
 from feature_pipeline.schemas import STATE_VECTOR_FIELDS
 from feature_pipeline.settings import PREFIX, Settings
+from feature_pipeline.sources import Scorer
 from feature_pipeline.sources.lexicon import LexiconScorer
 from feature_pipeline.sources.sample import SampleSource
 from feature_pipeline.storage import registry
@@ -39,10 +40,11 @@ def store(settings: Settings) -> Store:
     Raises:
         SettingsError: there is no database.
     """
+    active = scorer(settings)
     return Store(
         Database(_address(settings, "database_url"), settings.database_timeout_s),
         load_universe(settings),
-        TABLES,
+        build_tables(active.model, active.revision),
         wait=timedelta(seconds=settings.hole_wait_s),
     )
 
@@ -52,14 +54,17 @@ def load_universe(settings: Settings) -> Universe:
     return Universe.load(settings.universe or DEFAULT)
 
 
-def code_versions(universe: Universe) -> dict[str, str]:
+def code_versions(universe: Universe, settings: Settings | None = None) -> dict[str, str]:
     """Asset -> the version of what it computes, which with its inputs decides what is stale.
 
-    Some features aggregate over the universe: its sectors, members and benchmark are part of the
-    version of every asset with a column that follows from one of them.
+    The active sentiment model is part of it. Some features aggregate over the universe: its
+    sectors, members and benchmark are part of the version of every asset with a column that
+    follows from one of them.
     """
     over = f" universe@{universe.digest}"
-    return {asset: code_version(asset) + over * over_universe(asset) for asset in TABLES}
+    active = scorer(settings or Settings())
+    tables = build_tables(active.model, active.revision)
+    return {asset: code_version(asset, tables) + over * over_universe(asset) for asset in tables}
 
 
 def prepare_database(database_url: str) -> list[str]:
@@ -122,12 +127,29 @@ def default_resources(settings: Settings) -> dict[str, Any]:
         finally:
             client.close()
 
-    sample = SampleSource()
     return {
         "storage": storage,
         "universe": universe,
         "redis": online,
-        "sources": {sample.name: sample},
-        "macro_source": sample,
-        "scorer": LexiconScorer(),
+        "sources": sources(settings, load_universe(settings)),
+        "macro_source": macro_source(settings),
+        "scorer": scorer(settings),
     }
+
+
+def sources(settings: Settings, universe: Universe) -> dict[str, Any]:
+    """Every provider that `universe.yaml` may name, by name; one that lacks a credential is `Off`.
+
+    Nothing is asked, and no client library is imported, before the first question.
+    """
+    return {source.name: source for source in (SampleSource(),)}
+
+
+def macro_source(settings: Settings) -> Any:
+    """Who is asked for macro series, or `Off`."""
+    return SampleSource()
+
+
+def scorer(settings: Settings) -> Scorer:
+    """The active sentiment model; nothing is loaded before it scores."""
+    return LexiconScorer()

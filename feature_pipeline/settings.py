@@ -8,7 +8,7 @@ nothing is opened or connected to. Secrets never appear in a repr or in an error
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
@@ -80,6 +80,35 @@ class Settings(BaseSettings):
     alert_webhook: SecretStr | None = Field(
         default=None, description="https:// address that failures are sent to, as JSON"
     )
+    macro_source: Literal["sample", "fred"] = Field(
+        default="sample", description="who is asked for macro series"
+    )
+    fred_api_key: SecretStr | None = Field(
+        default=None, description="key of the FRED API, free of charge; without it fred is off"
+    )
+    reddit_client_id: SecretStr | None = Field(
+        default=None, description="id of a Reddit app of type script; without it reddit is off"
+    )
+    reddit_client_secret: SecretStr | None = Field(
+        default=None, description="secret of that app; without it reddit is off"
+    )
+    gnews_key: SecretStr | None = Field(
+        default=None, description="key of the GNews API (gnews.io); without it gnews is off"
+    )
+    newsapi_key: SecretStr | None = Field(
+        default=None, description="key of NewsAPI (newsapi.org); without it newsapi is off"
+    )
+    edgar_contact: SecretStr | None = Field(
+        default=None,
+        description="who asks, as the SEC wants to know it of every client: "
+        "`Company name name@example.com`; without it edgar is off",
+    )
+    scorer: Literal["vader", "finbert", "finbert-int8"] = Field(
+        default="vader", description="sentiment model whose scores the features read"
+    )
+    models: Path | None = Field(
+        default=None, description="where models are kept; default: `models` in home"
+    )
 
     def __init__(self, **values: Any) -> None:
         try:
@@ -94,10 +123,10 @@ class Settings(BaseSettings):
             _check_url(value.get_secret_value(), _SCHEMES[info.field_name])
         return value
 
-    @field_validator("home")
+    @field_validator("home", "models")
     @classmethod
-    def _absolute(cls, value: Path) -> Path:
-        return value.expanduser().absolute()
+    def _absolute(cls, value: Path | None) -> Path | None:
+        return None if value is None else value.expanduser().absolute()
 
     @field_validator("universe")
     @classmethod

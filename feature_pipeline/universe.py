@@ -31,7 +31,7 @@ DEFAULT = Path(str(resources.files("feature_pipeline") / "universe.yaml"))
 CALENDARS_FROM = "1990-01-01"
 """Calendars are built from here to the end of next year."""
 
-SourceKind = Literal["bars", "actions", "news", "reddit"]
+SourceKind = Literal["bars", "actions", "news", "reddit", "insiders"]
 
 Name = Annotated[str, Field(min_length=1, pattern=r"^\S+( \S+)*$")]
 
@@ -71,12 +71,21 @@ class Listing(Interval):
 
 
 class Sources(_Strict):
-    """Which provider collects what of an instrument; None is not collected."""
+    """Which provider collects what of an instrument; None is not collected.
+
+    News may come from several, the most trusted first.
+    """
 
     bars: Name
     actions: Name | None = None
-    news: Name | None = None
+    news: Name | Annotated[tuple[Name, ...], Field(min_length=1, strict=False)] | None = None
     reddit: Name | None = None
+    insiders: Name | None = None
+
+    def of(self, kind: SourceKind) -> tuple[str, ...]:
+        """The providers of that kind, in order; none where it is not collected."""
+        named = getattr(self, kind)
+        return () if named is None else (named,) if isinstance(named, str) else named
 
 
 class Instrument(_Strict):
@@ -89,6 +98,9 @@ class Instrument(_Strict):
     sector: Name
     source: Sources
     symbols: Annotated[tuple[Listing, ...], Field(min_length=1, strict=False)]
+    tickers: dict[Name, Name] = Field(default_factory=dict)
+    aliases: Annotated[tuple[Name, ...], Field(strict=False)] = ()
+    cik: Annotated[int, Field(gt=0, lt=10**10)] | None = None
     membership: Annotated[tuple[Interval, ...], Field(min_length=1, strict=False)]
     history_from: date | None = None
 
@@ -113,11 +125,17 @@ class Instrument(_Strict):
         """The first day whose bars are collected no longer; None while they are."""
         return self.membership[-1].end
 
+    def ticker(self, provider: str) -> str:
+        """What a provider calls it: its entry in `tickers`, or its newest symbol.
+
+        Providers file an instrument's whole history under its newest name.
+        """
+        return self.tickers.get(provider, self.symbols[-1].symbol)
+
     def symbol_on(self, day: date) -> str:
         """What it is called on `day`; before its first symbol the first, in a gap the last one.
 
-        Providers file an instrument's whole history under its newest name: ask them by
-        `symbols[-1]`. This is for what carries the name of its day, news for one.
+        For what carries the name of its day, news for one; see `ticker` for asking providers.
         """
         held = [s.symbol for s in self.symbols if s.start <= day]
         return held[-1] if held else self.symbols[0].symbol
@@ -135,6 +153,8 @@ def _check_order(field: str, intervals: Sequence[Interval]) -> None:
 class _File(_Strict):
     benchmark: Name
     instruments: Annotated[tuple[Instrument, ...], Field(strict=False)]
+    feeds: Annotated[tuple[Name, ...], Field(strict=False)] = ()
+    subreddits: Annotated[tuple[Name, ...], Field(strict=False)] = ()
 
 
 class Universe:
@@ -143,9 +163,17 @@ class Universe:
     Build it with `load` or `parse`. All dates are UTC days; a session's day is its date.
     """
 
-    def __init__(self, instruments: Iterable[Instrument], benchmark: str) -> None:
+    def __init__(
+        self,
+        instruments: Iterable[Instrument],
+        benchmark: str,
+        feeds: Sequence[str] = (),
+        subreddits: Sequence[str] = (),
+    ) -> None:
         self.instruments = tuple(sorted(instruments, key=lambda i: i.id))
         self.benchmark = benchmark
+        self.feeds = tuple(feeds)
+        self.subreddits = tuple(subreddits)
         self._by_id = {i.id: i for i in self.instruments}
 
     @classmethod
@@ -179,17 +207,17 @@ class Universe:
         problem = _across(file)
         if problem:
             raise UniverseError(f"{origin}: {problem}")
-        return cls(file.instruments, file.benchmark)
+        return cls(file.instruments, file.benchmark, file.feeds, file.subreddits)
 
     @property
     def symbols(self) -> tuple[str, ...]:
         """All ids, sorted."""
         return tuple(self._by_id)
 
-    def providers(self, kind: SourceKind) -> dict[str, str]:
+    def providers(self, kind: SourceKind) -> dict[str, tuple[str, ...]]:
         """Id -> who collects that of it; without those of which it is not collected."""
-        named = {i.id: getattr(i.source, kind) for i in self.instruments}
-        return {name: provider for name, provider in named.items() if provider is not None}
+        named = {i.id: i.source.of(kind) for i in self.instruments}
+        return {name: providers for name, providers in named.items() if providers}
 
     @property
     def first_day(self) -> date:

@@ -16,6 +16,7 @@ import redis
 
 from feature_pipeline.stack.postgres import EmbeddedPostgres, root_side
 from feature_pipeline.stack.redis import EmbeddedRedis
+from feature_pipeline_tests.providers.server import ProviderServer
 
 # What the developer's shell says about a real deployment must not reach a test.
 for _name in [name for name in os.environ if name.startswith("FEATURE_PIPELINE_")]:
@@ -123,6 +124,13 @@ def redis_url(redis_server: EmbeddedRedis) -> str:
     with redis.Redis.from_url(redis_server.url) as client:
         client.flushall()
     return redis_server.url
+
+
+@pytest.fixture
+def provider_server() -> Iterator[ProviderServer]:
+    """A provider of the outside world, on the loopback; tests give it routes and faults."""
+    with ProviderServer() as server:
+        yield server
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from feature_pipeline.features.catalogue import DECLARED, TABLES, Feature, colum
 from feature_pipeline.partitions import DAILY
 from feature_pipeline.schemas import TIMEFRAMES, Fetched, Input, TableSchema
 from feature_pipeline.storage.store import WritePlan
-from feature_pipeline.universe import Instrument, Universe
+from feature_pipeline.universe import Instrument, SourceKind, Universe
 
 STORAGE = "storage"
 """Resource key of the IO manager; assets that fetch ask it for their plan."""
@@ -126,7 +126,7 @@ def fetch(
     plan: WritePlan,
     universe: Universe,
     sources: Mapping[str, Any],
-    kind: Literal["bars", "actions", "news", "reddit"],
+    kind: SourceKind,
     ask: Callable[[Any, Sequence[Instrument]], Fetched],
 ) -> dict[str, Fetched]:
     """Ask each provider for the instruments that `universe.yaml` maps to it.
@@ -136,9 +136,9 @@ def fetch(
     """
     chosen: dict[str, list[Instrument]] = {}
     for instrument in universe.instruments:
-        name = getattr(instrument.source, kind)
-        if name is not None and (plan.symbols is None or instrument.id in plan.symbols):
-            chosen.setdefault(name, []).append(instrument)
+        if plan.symbols is None or instrument.id in plan.symbols:
+            for name in instrument.source.of(kind):
+                chosen.setdefault(name, []).append(instrument)
     unknown = sorted(set(chosen) - set(sources))
     if unknown:
         raise SourceError(

@@ -3,7 +3,6 @@
 import dagster as dg
 
 from feature_pipeline.assets.declare import table_asset
-from feature_pipeline.features.declarations import MACRO_SERIES
 from feature_pipeline.schemas import Fetched
 from feature_pipeline.sources import MacroSource
 from feature_pipeline.storage.io_manager import StorageIOManager
@@ -23,4 +22,4 @@ def macro_indicators(
     plan = storage.plan(context)
     if plan.days.is_empty():
         return {}
-    return {macro_source.name: macro_source.macro(MACRO_SERIES, *plan.window)}
+    return {macro_source.name: macro_source.macro(macro_source.series, *plan.window)}

@@ -426,9 +426,10 @@ def _calls(
         return calls_of(macro_source, "macro", (), *window)
     kind = kind_of(table.asset)
     chosen: dict[str, list[Any]] = {}
-    for name, provider in store.universe.providers(kind).items():
+    for name, providers in store.universe.providers(kind).items():
         if one.symbols is None or name in one.symbols:
-            chosen.setdefault(provider, []).append(store.universe.resolve(name))
+            for provider in providers:
+                chosen.setdefault(provider, []).append(store.universe.resolve(name))
     return sum(
         calls_of(sources.get(provider), kind, instruments, *window)
         for provider, instruments in chosen.items()

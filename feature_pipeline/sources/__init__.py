@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Literal, Protocol, runtime_checkable
 
@@ -24,17 +25,24 @@ Channel = Literal["news", "reddit"]
 
 @runtime_checkable
 class BarSource(Protocol):
-    """A provider of daily bars and corporate actions."""
+    """A provider of bars and corporate actions."""
 
     name: str
     publication_delay: timedelta
     """How long after a session's close its bar can be had."""
 
-    def bars(self, instruments: Sequence[Instrument], start: date, end: date) -> Fetched:
+    def bars(
+        self, instruments: Sequence[Instrument], start: date, end: date, timeframe: str = "1d"
+    ) -> Fetched:
         """Bars as traded (`schemas.ohlcv`), no row for a session that has none.
 
+        Args:
+            instruments: of whom.
+            start, end: days [start, end) of the bars' `time`.
+            timeframe: `1d`, or one of the intraday ones that the provider has: `1m`, `5m`, `1h`.
+
         Raises:
-            SourceError: the provider cannot answer at all.
+            SourceError: the provider cannot answer at all, or has no such timeframe.
         """
         ...
 
@@ -69,6 +77,8 @@ class MacroSource(Protocol):
     """A provider of macro series with their vintages."""
 
     name: str
+    series: Sequence[str]
+    """The series that are collected, by their ids."""
 
     def macro(self, series_ids: Sequence[str], start: date, end: date) -> Fetched:
         """What was released in `[start, end)` (`schemas.MACRO_INDICATORS`), revisions included.
@@ -79,7 +89,35 @@ class MacroSource(Protocol):
         ...
 
 
-Kind = Literal["bars", "actions", "news", "reddit", "macro"]
+@runtime_checkable
+class InsiderSource(Protocol):
+    """A provider of what insiders of companies bought and sold."""
+
+    name: str
+
+    def insiders(self, instruments: Sequence[Instrument], start: date, end: date) -> Fetched:
+        """Transactions filed in `[start, end)` (`schemas.INSIDER_TRANSACTIONS`).
+
+        Raises:
+            SourceError: the provider cannot answer at all.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Off:
+    """A provider that is not asked: what it needs to be asked is not there.
+
+    Args:
+        name: the provider.
+        why: what is missing and what to do, in one line; never what a secret holds.
+    """
+
+    name: str
+    why: str
+
+
+Kind = Literal["bars", "actions", "news", "reddit", "macro", "insiders"]
 
 
 @runtime_checkable
@@ -106,8 +144,15 @@ def calls_of(
 class Scorer(Protocol):
     """A sentiment model. `model` and `revision` together say what a score means."""
 
-    model: str
-    revision: str
+    @property
+    def model(self) -> str:
+        """Its name."""
+        ...
+
+    @property
+    def revision(self) -> str:
+        """Which release of it."""
+        ...
 
     def score(self, texts: Sequence[str]) -> pl.DataFrame:
         """One row per text, in order.

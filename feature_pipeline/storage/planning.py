@@ -377,7 +377,11 @@ class Planner:
             for entry in str(by or "").splitlines():
                 source, _, group = entry.partition(_FOR)
                 of.setdefault(source, set()).update(groups.get(group, ()))
-            without_it = [i for i, source in providers.items() if i not in of.get(source, ())]
+            without_it = [
+                i
+                for i, named in providers.items()
+                if any(i not in of.get(source, ()) for source in named)
+            ]
             found.append(some.join(pl.DataFrame({"symbol": without_it}, _WHO), how="cross"))
         return pl.concat([pl.DataFrame(schema=_NOBODY), *found]).sort("day", "symbol")
 

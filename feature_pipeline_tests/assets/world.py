@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from feature_pipeline.features.declarations import MACRO_SERIES
 from feature_pipeline.schemas import (
     CORPORATE_ACTIONS,
     MACRO_INDICATORS,
@@ -271,6 +272,7 @@ class MadeSource:
     world: World
     reverse: bool = False
     name: str = "made"
+    series: Sequence[str] = MACRO_SERIES
     publication_delay: timedelta = DELAY
     asked: list[tuple[str, date, date]] = field(default_factory=list)
 

@@ -8,6 +8,7 @@ from datetime import date, timedelta
 import numpy as np
 import polars as pl
 
+from feature_pipeline.features.declarations import MACRO_SERIES
 from feature_pipeline.schemas import CORPORATE_ACTIONS, MACRO_INDICATORS, Fetched, documents, ohlcv
 from feature_pipeline.sources.sample import SampleSource
 from feature_pipeline.universe import Instrument, Universe, expected_sessions
@@ -40,6 +41,7 @@ class SyntheticSource:
     """Waves for prices, no actions and no documents; macro series from the sample."""
 
     name = "synthetic"
+    series = MACRO_SERIES
     publication_delay = timedelta(minutes=15)
 
     def bars(self, instruments: Sequence[Instrument], start: date, end: date) -> Fetched:

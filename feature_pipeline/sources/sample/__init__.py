@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import date, timedelta
 
+from feature_pipeline.errors import SourceError
 from feature_pipeline.schemas import CORPORATE_ACTIONS, MACRO_INDICATORS, documents, ohlcv
 from feature_pipeline.sources import Channel, Fetched, Kind
 from feature_pipeline.sources.sample import macro as made_macro
@@ -22,6 +23,7 @@ class SampleSource:
 
     name = prices.SOURCE
     publication_delay: timedelta = prices.PUBLICATION_DELAY
+    series = tuple(made_macro.SERIES)
 
     def calls(
         self,
@@ -33,8 +35,16 @@ class SampleSource:
         """None: it has no network."""
         return 0
 
-    def bars(self, instruments: Sequence[Instrument], start: date, end: date) -> Fetched:
-        """Recorded bars, as traded; see `prices`. An instrument without a recording fails."""
+    def bars(
+        self, instruments: Sequence[Instrument], start: date, end: date, timeframe: str = "1d"
+    ) -> Fetched:
+        """Recorded bars, as traded; see `prices`. An instrument without a recording fails.
+
+        Raises:
+            SourceError: of another timeframe than `1d` there is no recording.
+        """
+        if timeframe != "1d":
+            raise SourceError(f"{self.name}: it has daily bars only, none of {timeframe}")
         return Fetched(
             ohlcv("1d").conform(prices.bars(instruments, start, end)),
             prices.unrecorded(instruments),
