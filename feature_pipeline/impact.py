@@ -11,8 +11,8 @@ import json
 import os
 import subprocess
 import sys
-import tarfile
 import tempfile
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -148,10 +148,9 @@ def against_commit(ref: str, root: Path = ROOT) -> Impact:
         FeatureError: there is no such commit, or its catalogue cannot be read.
     """
     commit = _git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}")
-    archive = _git(root, "archive", "--format=tar", commit.decode().strip(), "feature_pipeline")
+    archive = _git(root, "archive", "--format=zip", commit.decode().strip(), "feature_pipeline")
     with tempfile.TemporaryDirectory(prefix="feature_pipeline.") as place:
-        with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-            tar.extractall(place, filter="data")
+        zipfile.ZipFile(io.BytesIO(archive)).extractall(place)
         done = subprocess.run(
             [sys.executable, "-c", _ASK],
             cwd=place,
