@@ -1,6 +1,7 @@
 """What may be written: the schema's rules applied to a frame, every row accounted for.
 
-Pure: frame in, frames and counts out. Storing what is rejected is the writer's.
+Pure: frame in, frames and counts out. What a row must keep to is `frames.py`'s; storing what is
+rejected is the writer's.
 """
 
 from __future__ import annotations
@@ -8,15 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from typing import TypeAlias, get_args
+from typing import TypeAlias
 
 import polars as pl
 
-from feature_pipeline.schemas import BASIS, UTC_TIME, AvailabilityBasis, Column, TableSchema
+from feature_pipeline.schemas import UTC_TIME, Column, TableSchema
 
 _FIRST, _LAST = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC)
-_BASES = get_args(AvailabilityBasis)
-_TEXTS = (pl.String, pl.List(pl.String))
 _REPLACEMENT = "\ufffd"
 
 CONTRADICTION = "rows with the same key contradict each other"
@@ -73,22 +72,22 @@ def check(
             of, and no other.
     """
 
-    def judged(rows: pl.DataFrame, overruled: str = "") -> pl.DataFrame:
-        reason = _reason(table, now, window, symbols, overruled)
-        return rows.with_columns(rows.select(reason.alias("reason")))
+    # Here: dataframely brings SQLAlchemy along, which commands that only read do without.
+    from feature_pipeline.storage.frames import boundary
 
-    seen = judged(frame)
-    rejected = seen["reason"].is_not_null()
-    bad, good = seen.filter(rejected), frame.filter(~rejected)
+    rules = boundary(table, now, window, symbols)
+    good, bad = rules.split(frame)
     if bad.height:
         accepted = _released(table, bad, releases).is_not_null()
         again = [
-            judged(rows.drop("reason"), str(reason))
+            rules.judged(rows, str(reason))
             for (reason,), rows in bad.filter(accepted).partition_by("reason", as_dict=True).items()
         ]
-        bad = pl.concat([bad.filter(~accepted), *again]).filter(pl.col("reason").is_not_null())
-        stays = [rows.filter(pl.col("reason").is_null()).drop("reason") for rows in again]
-        good = pl.concat([good, *stays])
+        bad = pl.concat([bad.filter(~accepted), *again])
+        stays = bad.filter(pl.col("reason").is_null()).select(table.names)
+        bad = bad.filter(pl.col("reason").is_not_null())
+        good = pl.concat([good, stays])
+    bad = bad.select(*table.names, "reason")
 
     unfinished = good["available_at"] > now
     good = good.filter(~unfinished)
@@ -153,59 +152,14 @@ def _with_chosen(
     return pl.concat([good, wrong.filter(chosen).drop("reason")]), wrong.filter(~chosen)
 
 
-def _reason(
-    table: TableSchema,
-    now: datetime,
-    window: tuple[date, date],
-    symbols: Collection[str],
-    overruled: str = "",
-) -> pl.Expr:
-    """The first rule that a row violates, but the overruled one, in words; null for a good row."""
-    day = pl.col(table.day_column).dt.date()
-    violations: list[tuple[str, pl.Expr]] = [
-        (f"{c.name} is missing", pl.col(c.name).is_null())
-        for c in table.columns
-        if not c.nullable and c.dtype != pl.Float64  # the table's own rules speak of numbers
-    ]
-    violations += [(holds_nul(c), _holds_nul(c)) for c in table.columns if c.dtype in _TEXTS]
-    violations.append(
-        (
-            f"{BASIS.name} is none of {', '.join(_BASES)}",
-            ~pl.col(BASIS.name).is_in(_BASES),
-        )
-    )
-    if table.by_symbol:
-        violations.append(("unknown symbol", ~pl.col("symbol").is_in(list(symbols))))
-    violations += [(rule.reason, rule.violated) for rule in table.rules]
-    violations += [
-        (f"{c.name} is missing", pl.col(c.name).is_null())
-        for c in table.columns
-        if not c.nullable and c.dtype == pl.Float64
-    ]
-    violations += [
-        ("it lies in the future", pl.col("time") > now),
-        ("it lies before our era", pl.any_horizontal(pl.col("time", "available_at") < _FIRST)),
-        ("it lies outside the days asked for", (day < window[0]) | (day >= window[1])),
-    ]
-    return pl.coalesce(
-        [
-            pl.when(violated.fill_null(value=False)).then(pl.lit(reason))
-            for reason, violated in violations
-            if reason != overruled
-        ]
-    )
+def missing(column: Column) -> str:
+    """The reason of a row without a value where there must be one."""
+    return f"{column.name} is missing"
 
 
 def holds_nul(column: Column) -> str:
     """The reason of a row whose text PostgreSQL cannot hold."""
     return f"{column.name} holds a NUL character"
-
-
-def _holds_nul(column: Column) -> pl.Expr:
-    text = pl.col(column.name)
-    if column.dtype == pl.List(pl.String):
-        text = text.list.join("", ignore_nulls=True)
-    return text.str.contains("\x00", literal=True)
 
 
 def _quarantine(table: TableSchema, bad: pl.DataFrame) -> pl.DataFrame:
