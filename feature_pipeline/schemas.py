@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import UTC, date, datetime
 from typing import Literal
 
 import polars as pl
@@ -151,6 +151,8 @@ class TableSchema:
         constants: column values that tell this asset's rows from others in the same table.
         identity: what makes two rows the same thing in an `accumulate` table; the primary key,
             less the partitioning column that TimescaleDB wants in it.
+        written_by: of a table that several models write, with what the code versions of the active
+            one end: a day that another one has written last is not written.
     """
 
     asset: str
@@ -166,6 +168,7 @@ class TableSchema:
     may_be_empty: bool = False
     constants: Mapping[str, str] = field(default_factory=dict)
     identity: tuple[str, ...] = ()
+    written_by: str = ""
 
     @property
     def derived(self) -> bool:
@@ -312,6 +315,17 @@ def ohlcv(timeframe: str) -> TableSchema:
                 (pl.max_horizontal("open", "close") > pl.col("high"))
                 | (pl.min_horizontal("open", "close") < pl.col("low")),
             ),
+            # Of a day in another time zone, it would be a second bar of its session, or another's.
+            *(
+                (
+                    Rule(
+                        "a daily bar's time is not 00:00 UTC",
+                        pl.col("time") != pl.col("time").dt.truncate("1d"),
+                    ),
+                )
+                if timeframe == "1d"
+                else ()
+            ),
         ),
         history=True,
     )
@@ -405,10 +419,76 @@ MACRO_INDICATORS = TableSchema(
     may_be_empty=True,
 )
 
+TRANSACTION_CODES = tuple("PSVADFIMCEHOXGLWZJKU")
+"""The codes of Form 4: P an open-market purchase, S a sale, M an exercise, A an award, F a tax
+withheld, G a gift, and so on (General Instructions, 8)."""
+
+FILED_AS_DATA_SINCE = datetime(2003, 6, 30, tzinfo=UTC)
+"""From here on Form 4 has to be filed electronically, as XML (SEC release 33-8230): of what was filed
+before nothing is known."""
+
+UNREADABLE = "unreadable"
+"""In the place of its code: a filing that is no Form 4, kept in quarantine instead of its lines."""
+
+INSIDER_TRANSACTIONS = TableSchema(
+    asset="insider_transactions",
+    table="insider_transactions",
+    description="What officers, directors and large owners bought and sold, from the filing on.",
+    key=("symbol", "accession", "line"),
+    columns=(
+        Column("accession", pl.String, "number of the filing"),
+        Column("line", pl.Int64, "transaction of the filing, counted from 1"),
+        SYMBOL,
+        *time_columns("date of the transaction, 00:00 UTC"),
+        Column("form", pl.String, "4, or 4/A: an amendment"),
+        Column("owner", pl.Int64, "CIK of the person who reports, of several the first"),
+        Column("roles", pl.List(pl.String), "director, officer, ten_percent_owner, other"),
+        Column("security", pl.String, "title of the security"),
+        Column("derivative", pl.Boolean, "whether it is an option, a unit or the like"),
+        Column("code", pl.String, "what kind of transaction: P purchase, S sale, M exercise, ..."),
+        Column("acquired_disposed", pl.String, "A acquired, D disposed of"),
+        Column("shares", pl.Float64, "how many, as traded", unit="shares", nullable=True),
+        Column("price", pl.Float64, "per share, where told", unit="USD", nullable=True),
+        Column("value", pl.Float64, "shares x price, where told", unit="USD", nullable=True),
+        Column(
+            "shares_after", pl.Float64, "owned afterwards, where told", unit="shares", nullable=True
+        ),
+        SOURCE,
+    ),
+    mode="accumulate",
+    day_column="available_at",
+    identity=("symbol", "accession", "line"),
+    rules=(
+        Rule("the filing cannot be read as a Form 4", pl.col("code") == UNREADABLE),
+        Rule("code is none of Form 4", ~pl.col("code").is_in(TRANSACTION_CODES)),
+        Rule(
+            "acquired_disposed is neither A nor D", ~pl.col("acquired_disposed").is_in(["A", "D"])
+        ),
+        Rule("shares are missing", pl.col("shares").is_null() & ~pl.col("derivative")),
+        Rule(
+            "shares are not finite or not positive",
+            ~pl.col("shares").is_finite() | (pl.col("shares") <= 0),
+        ),
+        Rule(
+            "price, value or shares_after is not finite or negative",
+            pl.any_horizontal(
+                (~pl.col(n).is_finite() | (pl.col(n) < 0)).fill_null(value=False)
+                for n in ("price", "value", "shares_after")
+            ),
+        ),
+        # A total in the place of a price, mostly. Sums of what remains are exact in cents.
+        Rule("value is more than 10^12 USD", pl.col("value") > 1e12),
+        Rule("it was filed before it was made", pl.col("available_at") < pl.col("time")),
+    ),
+    history=True,
+    may_be_empty=True,
+)
+
 SOURCE_TABLES: tuple[TableSchema, ...] = (
     *(ohlcv(timeframe) for timeframe in TIMEFRAMES),
     CORPORATE_ACTIONS,
     documents("news"),
     documents("reddit"),
     MACRO_INDICATORS,
+    INSIDER_TRANSACTIONS,
 )
