@@ -25,6 +25,10 @@ class SourceError(FeaturePipelineError):
     """A provider cannot answer at all (one symbol that fails is data, not an error)."""
 
 
+class ModelError(SourceError):
+    """A sentiment model is not there, or is not what it should be: trying again changes nothing."""
+
+
 class MissingPartitionError(FeaturePipelineError):
     """A day that a computation reads should exist and has not been written."""
 

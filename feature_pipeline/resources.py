@@ -24,8 +24,10 @@ from feature_pipeline.online.client import publishing_client
 from feature_pipeline.schemas import STATE_VECTOR_FIELDS
 from feature_pipeline.settings import PREFIX, Settings
 from feature_pipeline.sources import Scorer
+from feature_pipeline.sources.finbert import FinbertScorer
 from feature_pipeline.sources.lexicon import LexiconScorer
 from feature_pipeline.sources.sample import SampleSource
+from feature_pipeline.sources.yahoo import YahooSource
 from feature_pipeline.storage import registry
 from feature_pipeline.storage.database import Database
 from feature_pipeline.storage.io_manager import StorageIOManager
@@ -142,7 +144,7 @@ def sources(settings: Settings, universe: Universe) -> dict[str, Any]:
 
     Nothing is asked, and no client library is imported, before the first question.
     """
-    return {source.name: source for source in (SampleSource(),)}
+    return {source.name: source for source in (SampleSource(), YahooSource())}
 
 
 def macro_source(settings: Settings) -> Any:
@@ -152,4 +154,7 @@ def macro_source(settings: Settings) -> Any:
 
 def scorer(settings: Settings) -> Scorer:
     """The active sentiment model; nothing is loaded before it scores."""
-    return LexiconScorer()
+    if settings.scorer == "vader":
+        return LexiconScorer()
+    models = settings.models or settings.home / "models"
+    return FinbertScorer(models, int8=settings.scorer == "finbert-int8")

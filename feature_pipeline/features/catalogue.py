@@ -7,6 +7,7 @@ Nothing here says what a feature is, or how it is computed: a feature that is no
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from difflib import get_close_matches
 from functools import cache
 from importlib.metadata import version as installed_version
@@ -21,6 +22,7 @@ from feature_pipeline.features.declarations import (
     FEATURES_ASSET,
     INDICATORS,
     INDICATORS_ASSET,
+    INSIDERS,
     MACRO,
     REGIME_ASSET,
     REGIME_MODEL_VERSION,
@@ -106,7 +108,7 @@ def _inputs(
             lookback_bars=margin(bars[asset]),
             lookback_days=days[asset],
             where=where if asset == SCORES else {},
-            on_missing="gap" if asset in (ACTIONS, SCORES, MACRO) else "fail",
+            on_missing="gap" if asset in (ACTIONS, SCORES, MACRO, INSIDERS) else "fail",
         )
         for asset, names in columns.items()
     )
@@ -231,11 +233,13 @@ def build_tables(model: str, model_revision: str) -> dict[str, TableSchema]:
     where = {"model": model, "model_revision": model_revision}
     tables = (
         *SOURCE_TABLES,
-        SENTIMENT_SCORES,
+        # What another model has scored is not collected, though its day may be written.
+        replace(SENTIMENT_SCORES, written_by=f"by@{model}@{model_revision}"),
         INDICATORS_1D,
         _derived(
             FEATURES_ASSET,
-            "Features per symbol and session: returns, risk, volume, cross-section, sentiment.",
+            "Features per symbol and session: returns, risk, volume, cross-section, sentiment, "
+            "insiders.",
             (feature.schema for feature in FEATURES),
             _inputs(FEATURES, where=where),
         ),
@@ -401,7 +405,8 @@ def code_version(
         REGIME_ASSET: (f"regime@{REGIME_MODEL_VERSION}",),
         **{table.asset: (f"{table.asset}@1",) for table in SOURCE_TABLES},
     }
-    return version_of(asset, graph, declared, lambda of: held.get(of, ()))
+    version = version_of(asset, graph, declared, lambda of: held.get(of, ()))
+    return " ".join([version, tables[asset].written_by]).strip()
 
 
 def over_universe(asset: str) -> bool:

@@ -20,6 +20,7 @@ from feature_pipeline.features.regime import predict_regime
 from feature_pipeline.features.sentiment import score_documents
 from feature_pipeline.features.state_vector import compute_state_vectors
 from feature_pipeline.schemas import Input
+from feature_pipeline.storage.scored import ScoredTexts
 from feature_pipeline.storage.store import Store
 from feature_pipeline.universe import Universe
 
@@ -44,8 +45,10 @@ def _features(inputs: Inputs, universe: Universe, _: Scorer) -> pl.DataFrame:
         inputs["corporate_actions"],
         inputs["indicators_1d"],
         inputs["sentiment_scores"],
+        inputs["insider_transactions"],
         universe.members(),
         universe.benchmark,
+        tuple(universe.providers("insiders")),
     )
 
 
@@ -110,7 +113,8 @@ def as_known_at(
         needed.asset: _held(store, needed, who, symbol, days, moment, scorer)
         for needed in table.inputs
     }
-    rows = compute(asset, inputs, store.universe, scorer)
+    known = ScoredTexts(store.database, scorer, keep=False)
+    rows = compute(asset, inputs, store.universe, known)
     day = pl.col(table.day_column).dt.date()
     return rows.filter(pl.col("symbol") == symbol, day >= days[0], day < days[1]).sort(table.key)
 

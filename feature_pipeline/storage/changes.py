@@ -22,7 +22,7 @@ CONTENT: dict[str, type[pl.DataType]] = {
 }
 """What the ledger says of the content of one source and day."""
 
-LEDGER = pl.Schema([*CONTENT.items(), ("token", pl.Int64)])
+LEDGER = pl.Schema([*CONTENT.items(), ("token", pl.Int64), ("code_version", pl.String)])
 EXCEPTIONS = pl.Schema(
     {
         "source": pl.String,

@@ -281,8 +281,14 @@ class Planner:
 
     def uncollected(self, table: TableSchema, start: date, end: date) -> pl.Series:
         """Those of the expected days that nobody has written."""
-        written = self.ledger.revisions(table.asset, start, end)["day"]
-        return without(self.expected_days(table, start, end), written)
+        return without(self.expected_days(table, start, end), self._written(table, start, end))
+
+    def _written(self, table: TableSchema, start: date, end: date) -> pl.Series:
+        """The days in [start, end) that are written; of what several models write, by ours."""
+        if not table.written_by:
+            return self.ledger.revisions(table.asset, start, end)["day"]
+        rows = self.ledger.rows(table.asset, start, end)
+        return rows.filter(pl.col("code_version").str.ends_with(table.written_by))["day"].unique()
 
     def reach(self, needed: Input, days: pl.Series) -> pl.Series:
         """For each day the first one that its computation reads of `needed`."""
@@ -394,7 +400,7 @@ class Planner:
         expected = self.expected_days(upstream, first, end)
 
         def missing() -> pl.Series:
-            return without(expected, self.ledger.revisions(upstream.asset, first, end)["day"])
+            return without(expected, self._written(upstream, first, end))
 
         def being_written(holes: pl.Series) -> bool:
             return holes.len() > 0 and self.ledger.in_progress(upstream.asset, holes).len() > 0
@@ -473,6 +479,7 @@ _KINDS: Mapping[str, SourceKind] = {
     "corporate_actions": "actions",
     "news": "news",
     "reddit": "reddit",
+    "insider_transactions": "insiders",
 }
 
 _WHO = pl.Schema({"symbol": pl.String})

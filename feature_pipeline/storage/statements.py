@@ -35,7 +35,7 @@ def one(connection: psycopg.Connection, query: str, values: Sequence[object] = (
 def ledger_of(connection: psycopg.Connection, table: TableSchema, days: pl.Series) -> pl.DataFrame:
     """The ledger's rows of those days, all sources."""
     rows = connection.execute(
-        "SELECT source, day, rows, content_hash, token FROM partition_ledger"
+        "SELECT source, day, rows, content_hash, token, code_version FROM partition_ledger"
         " WHERE asset = %s AND day = ANY(%s)",
         [table.asset, days.to_list()],
     ).fetchall()

@@ -317,11 +317,14 @@ def _entries(
     """The ledger's new entries, `changed` where a day says something else than before.
 
     Of what accumulates, who could not be collected is part of what a day says: without it, nobody
-    could tell "there is none" from "not known".
+    could tell "there is none" from "not known". So is who wrote it, where several models may.
     """
     content = list(changes.CONTENT)
     same = ledger.select(content).with_columns(changed=pl.lit(value=False))
     changed = pl.col("changed").fill_null(value=True)
     if table.mode == "accumulate":
         changed |= pl.col("day").is_in(renewed.implode())
+    if table.written_by:
+        ours = ledger.filter(pl.col("code_version").str.ends_with(table.written_by))
+        changed |= ~pl.col("day").is_in(ours["day"].implode())
     return change.entries.join(same, on=content, how="left").with_columns(changed=changed)

@@ -95,8 +95,9 @@ class Desk:
         self, asset: str, days: tuple[date, date] = JANUARY, **options: object
     ) -> Iterator[WritePlan]:
         self.runs += 1
+        version = f"1 {self.store.tables[asset].written_by}".strip()
         plan = self.store.plan(
-            asset, *days, **{"run_id": f"run {self.runs}", "code_version": "1", **options}
+            asset, *days, **{"run_id": f"run {self.runs}", "code_version": version, **options}
         )  # type: ignore[arg-type]
         try:
             yield plan
