@@ -5,7 +5,7 @@ The command line builds the same objects from here, so that it sees what a run s
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -23,8 +23,9 @@ from feature_pipeline.features.catalogue import (
 from feature_pipeline.online.client import publishing_client
 from feature_pipeline.schemas import STATE_VECTOR_FIELDS
 from feature_pipeline.settings import PREFIX, Settings
-from feature_pipeline.sources import Scorer
+from feature_pipeline.sources import Off, Scorer
 from feature_pipeline.sources.finbert import FinbertScorer
+from feature_pipeline.sources.fred import FredSource
 from feature_pipeline.sources.lexicon import LexiconScorer
 from feature_pipeline.sources.sample import SampleSource
 from feature_pipeline.sources.yahoo import YahooSource
@@ -149,7 +150,29 @@ def sources(settings: Settings, universe: Universe) -> dict[str, Any]:
 
 def macro_source(settings: Settings) -> Any:
     """Who is asked for macro series, or `Off`."""
+    if settings.macro_source == "fred":
+        return with_credentials("fred", settings, FredSource)
     return SampleSource()
+
+
+CREDENTIALS: Mapping[str, tuple[str, ...]] = {
+    "fred": ("fred_api_key",),
+    "reddit": ("reddit_client_id", "reddit_client_secret"),
+    "gnews": ("gnews_key",),
+    "newsapi": ("newsapi_key",),
+    "edgar": ("edgar_contact",),
+}
+"""Provider -> the settings without which it is off."""
+
+
+def with_credentials(name: str, settings: Settings, make: Callable[..., Any]) -> Any:
+    """The provider that `make` makes of its credentials, in the order of `CREDENTIALS`; `Off` where
+    one is not set."""
+    held = {setting: getattr(settings, setting) for setting in CREDENTIALS[name]}
+    absent = [PREFIX + setting.upper() for setting, secret in held.items() if secret is None]
+    if absent:
+        return Off(name, f"{name} is off: set {' and '.join(absent)} to switch it on")
+    return make(*(secret.get_secret_value() for secret in held.values()))
 
 
 def scorer(settings: Settings) -> Scorer:
