@@ -20,10 +20,18 @@ from typing import Annotated, Any, Literal
 
 import polars as pl
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from feature_pipeline.errors import UniverseError
 from feature_pipeline.schemas import UTC_TIME
+from feature_pipeline.symbols import checked_symbol, is_symbol, is_ticker, quoted, why_no_symbol
 
 DEFAULT = Path(str(resources.files("feature_pipeline") / "universe.yaml"))
 """The universe that ships with the package: the sample's."""
@@ -34,6 +42,25 @@ CALENDARS_FROM = "1990-01-01"
 SourceKind = Literal["bars", "actions", "news", "reddit", "insiders"]
 
 Name = Annotated[str, Field(min_length=1, pattern=r"^\S+( \S+)*$")]
+
+
+def _symbol(text: str) -> str:
+    if not is_symbol(text):
+        raise ValueError(f"{quoted(text)} is no symbol; {why_no_symbol(text)}")
+    return text
+
+
+def _ticker(text: str) -> str:
+    if not is_ticker(text):
+        raise ValueError(
+            f"{quoted(text)} is no ticker; write letters, digits and . ^ = _ : -, with one / at "
+            "most between two of them"
+        )
+    return text
+
+
+Symbol = Annotated[Name, AfterValidator(_symbol)]
+Ticker = Annotated[Name, AfterValidator(_ticker)]
 
 
 # -- the model ------------------------------------------------------------------------------------
@@ -67,7 +94,7 @@ class Interval(_Strict):
 class Listing(Interval):
     """A symbol the instrument traded under, and when."""
 
-    symbol: Name
+    symbol: Symbol
 
 
 class Sources(_Strict):
@@ -91,14 +118,14 @@ class Sources(_Strict):
 class Instrument(_Strict):
     """One thing that trades, under whatever names; `id` is the `symbol` of every table."""
 
-    id: Name
+    id: Symbol
     name: Name | None = None
     asset_class: Literal["equity", "etf", "index", "fx", "crypto", "future"]
     calendar: Name
     sector: Name
     source: Sources
     symbols: Annotated[tuple[Listing, ...], Field(min_length=1, strict=False)]
-    tickers: dict[Name, Name] = Field(default_factory=dict)
+    tickers: dict[Name, Ticker] = Field(default_factory=dict)
     aliases: Annotated[tuple[Name, ...], Field(strict=False)] = ()
     cik: Annotated[int, Field(gt=0, lt=10**10)] | None = None
     membership: Annotated[tuple[Interval, ...], Field(min_length=1, strict=False)]
@@ -151,7 +178,7 @@ def _check_order(field: str, intervals: Sequence[Interval]) -> None:
 
 
 class _File(_Strict):
-    benchmark: Name
+    benchmark: Symbol
     instruments: Annotated[tuple[Instrument, ...], Field(strict=False)]
     feeds: Annotated[tuple[Name, ...], Field(strict=False)] = ()
     subreddits: Annotated[tuple[Name, ...], Field(strict=False)] = ()
@@ -228,10 +255,16 @@ class Universe:
     def digest(self) -> str:
         """Sixteen hex digits that change when features over the universe may change.
 
-        They depend on the benchmark and, per instrument, on id, sector and membership.
+        They depend on the benchmark and, per instrument, on id, sector and membership, and on
+        whether its insiders are collected: nobody filed is zero for those alone.
         """
         lines = [
-            "\t".join([i.id, i.sector, *(f"{m.start}/{m.end}" for m in i.membership)])
+            "\t".join(
+                [
+                    *(i.id, i.sector, *(f"{m.start}/{m.end}" for m in i.membership)),
+                    *(["insiders"] if i.source.insiders else []),
+                ]
+            )
             for i in self.instruments
         ]
         return hashlib.sha256("\n".join([self.benchmark, *lines]).encode()).hexdigest()[:16]
@@ -242,8 +275,9 @@ class Universe:
         Of several that used the symbol in turn, the latest.
 
         Raises:
-            UniverseError: nothing here has that name; names what is known.
+            UniverseError: nothing here has that name, or nothing can; names what is known.
         """
+        checked_symbol(symbol)
         if symbol in self._by_id:
             return self._by_id[symbol]
         holders = [(s.start, i) for i in self.instruments for s in i.symbols if s.symbol == symbol]
@@ -479,7 +513,7 @@ def _first_problem(error: ValidationError, data: dict[str, Any]) -> str:
     if len(path) > 1 and path[0] == "instruments" and isinstance(path[1], int):
         entry = data["instruments"][path[1]]
         known = entry.get("id") if isinstance(entry, dict) else None
-        where.append(f"instrument {known if known is not None else f'number {path[1] + 1}'}")
+        where.append(f"instrument {f'number {path[1] + 1}' if known is None else _shown(known)}")
         path = path[2:]
     if path:
         where.append(".".join(str(step + 1) if isinstance(step, int) else step for step in path))
@@ -493,6 +527,13 @@ def _first_problem(error: ValidationError, data: dict[str, Any]) -> str:
     else:
         says = _HINTS.get(kind, f"{problem['msg']}; correct it")
     return ": ".join([*where, " ".join(says.split())])
+
+
+def _shown(known: object) -> str:
+    """What a file calls an instrument, whatever that is, on one line."""
+    text = str(known)
+    plain = text.isascii() and text.isprintable() and len(text) <= 40
+    return text if plain else quoted(text)
 
 
 def _across(file: _File) -> str | None:

@@ -26,7 +26,7 @@ from feature_pipeline.assets.judgements import Verdict
 from feature_pipeline.features.catalogue import TABLES
 from feature_pipeline.features.declarations import ACTIONS, BARS, STATE_ASSET
 from feature_pipeline.storage.audit import Audit
-from feature_pipeline.storage.io_manager import SYMBOLS_TAG, StorageIOManager
+from feature_pipeline.storage.io_manager import StorageIOManager, tagged_symbols
 from feature_pipeline.storage.planning import on_grid
 from feature_pipeline.storage.store import Store
 
@@ -95,6 +95,7 @@ _ROWS = Check(judgements.row_count, lambda a: judgements.row_count(a.store, a.au
 _COLLECTED = Check(judgements.collected, lambda a: judgements.collected(a.store, a.audit))
 _NULLS = Check(judgements.nan_share, lambda a: judgements.nan_share(a.store, a.audit))
 _GAPS = Check(judgements.price_gaps, lambda a: judgements.price_gaps(a.audit))
+_RESTATED = Check(judgements.restated, lambda a: judgements.restated(a.audit, a.run_id))
 _FUTURE = Check(
     judgements.no_future, lambda a: judgements.no_future(a.store, a.audit), blocking=True
 )
@@ -127,6 +128,7 @@ def checks_of(asset: str) -> tuple[Check, ...]:
         *((_RANGE,) if asset == STATE_ASSET else ()),
         *((_ROWS, _NULLS) if grid else (_COLLECTED,)),
         *((_GAPS,) if asset == BARS else ()),
+        *((_RESTATED,) if table.table.startswith("ohlcv_") else ()),
         *((_SATURATED,) if asset == STATE_ASSET else ()),
         _FRESH,
     )
@@ -171,7 +173,6 @@ def _asked(context: dg.AssetCheckExecutionContext, store: Store, asset: str) -> 
     day = tags.get(PARTITION_NAME_TAG)
     first = tags.get(ASSET_PARTITION_RANGE_START_TAG, day)
     last = tags.get(ASSET_PARTITION_RANGE_END_TAG, day)
-    symbols = tags.get(SYMBOLS_TAG)
     written = dg.AssetKey(asset) in (context.job_def.asset_layer.selected_asset_keys)
     return Asked(
         store,
@@ -180,7 +181,7 @@ def _asked(context: dg.AssetCheckExecutionContext, store: Store, asset: str) -> 
         if first is None or last is None
         else (date.fromisoformat(first), date.fromisoformat(last) + timedelta(days=1)),
         context.run.run_id if written else None,
-        tuple(symbols.split(",")) if symbols else None,
+        tagged_symbols(tags),
     )
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from feature_pipeline.cli.common import Json, console, names, print_json, settings
+from feature_pipeline.cli.common import Json, console, names, print_json, settings, symbols_in
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -87,14 +87,14 @@ def backfill(
     """
     from feature_pipeline.stack import foreground
 
-    current = settings()
+    current, chosen = settings(), symbols_in(symbols)
     with foreground.until_told(), _servers(current, dry_run=dry_run) as stack:
         found = outlook(
             stack.resolved_settings(),
             start,
             end,
             assets=names(assets),
-            symbols=names(symbols),
+            symbols=chosen,
             refetch=refetch,
         )
         if dry_run:
@@ -105,7 +105,7 @@ def backfill(
             return
         stack.prepare_dagster()
         out = _errors() if json else console()
-        report = _run(stack, found, out, symbols=names(symbols), refetch=refetch, json=json)
+        report = _run(stack, found, out, symbols=chosen, refetch=refetch, json=json)
     if json:
         print_json(asdict(report))
 

@@ -75,6 +75,17 @@ def names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
+def symbols_in(text: str) -> tuple[str, ...]:
+    """The symbols of a comma-separated option; what can be none starts no server.
+
+    Raises:
+        UniverseError: one of them can be no symbol.
+    """
+    from feature_pipeline.symbols import checked_symbol
+
+    return tuple(map(checked_symbol, names(text)))
+
+
 def print_json(value: Any) -> None:
     """Print as JSON on one line: times in ISO 8601 with their zone, spans in s, NaN as null."""
     import json

@@ -50,7 +50,9 @@ def show(symbol: Symbol, as_json: Json = False) -> None:
     from feature_pipeline.demo import FRESH, TIMEFRAME
     from feature_pipeline.online.client import serving_client
     from feature_pipeline.serving.overview import overview
+    from feature_pipeline.symbols import checked_symbol
 
+    checked_symbol(symbol)  # before a server is started for it
     with opened() as (current, held):
         assert current.redis_url is not None
 
@@ -137,7 +139,9 @@ def get(
     from feature_pipeline.resources import default_resources
     from feature_pipeline.serving import lookup
     from feature_pipeline.serving.names import resolve_all
+    from feature_pipeline.symbols import checked_symbol
 
+    checked_symbol(symbol)
     places = resolve_all(features)
     asked = (moment(as_of, "--as-of"), moment(as_known_at, "--as-known-at"))
     at = lookup.Moment.of(*(a.at if a else None for a in asked))

@@ -48,7 +48,9 @@ def explain(
     from feature_pipeline.serving.explain import explain as why
     from feature_pipeline.serving.lookup import Moment
     from feature_pipeline.serving.names import resolve
+    from feature_pipeline.symbols import checked_symbol
 
+    checked_symbol(symbol)
     place = resolve(feature)
     asked = moment(as_of, "--as-of")
     at = Moment.of(asked.at if asked else None)

@@ -44,7 +44,10 @@ def list_(
     from feature_pipeline.cli.terminal import grid
     from feature_pipeline.partitions import parse_day
     from feature_pipeline.storage.quarantine import listed
+    from feature_pipeline.symbols import checked_symbol
 
+    if symbol:
+        checked_symbol(symbol)
     day = parse_day(since, "--since") if since else None
     with opened() as (_, held):
         ids = {s.symbol: i.id for i in held.universe.instruments for s in i.symbols}

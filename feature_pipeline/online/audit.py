@@ -51,14 +51,14 @@ def _expected(snapshot: Snapshot) -> pl.DataFrame:
     """`key`, `as_of_us`, `revision` and whether it is `packed`, of every key, sorted."""
     parts = []
     for timeframe, rows in snapshot.vectors.items():
-        names = [keys.vector_key(timeframe, ""), keys.features_key(timeframe, "")]
+        names = [keys.vector_prefix(timeframe), keys.features_prefix(timeframe)]
         if REGIME_LABEL in rows.columns:
-            names.append(keys.regime_key(timeframe, ""))
+            names.append(keys.regime_prefix(timeframe))
         parts += [_versions(rows, pl.lit(n) + pl.col("symbol"), n == names[0]) for n in names]
     if snapshot.macro is not None:
-        parts.append(_versions(snapshot.macro, pl.lit(keys.macro_key("")) + pl.col("series_id")))
+        parts.append(_versions(snapshot.macro, pl.lit(keys.MACRO_PREFIX) + pl.col("series_id")))
     if snapshot.sentiment is not None:
-        name = pl.format(keys.sentiment_key("{}", "{}"), "symbol", "source")
+        name = pl.format(keys.SENTIMENT, "symbol", "source")
         parts.append(_versions(snapshot.sentiment, name))
     none = {"key": pl.String, "as_of_us": pl.Int64, "revision": pl.Int64, "packed": pl.Boolean}
     # What has no version is not published, and not missed.

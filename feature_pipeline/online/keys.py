@@ -10,12 +10,14 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
 from feature_pipeline.errors import OnlineError
 from feature_pipeline.schemas import STATE_VECTOR_FIELDS, TIMEFRAMES
+from feature_pipeline.symbols import checked_symbol
 
 SENTINEL = "feature_pipeline:online"
 """Says whether everything was published; absent once Redis was lost (see `rebuild`)."""
@@ -38,28 +40,57 @@ OWN_PATTERNS = (
 
 
 def vector_key(timeframe: str, symbol: str) -> str:
-    """The packed state vector of a symbol."""
-    return f"sv:{timeframe}:{symbol}"
+    """The packed state vector of a symbol.
+
+    Raises:
+        UniverseError: it can be no symbol; so say all of these.
+    """
+    return vector_prefix(timeframe) + _part(symbol)
 
 
 def features_key(timeframe: str, symbol: str) -> str:
     """The hash of every feature and state field of a symbol, by name."""
-    return f"features:{timeframe}:{symbol}"
+    return features_prefix(timeframe) + _part(symbol)
 
 
 def regime_key(timeframe: str, symbol: str) -> str:
     """The hash of a symbol's regime label and confidence."""
-    return f"regime:{timeframe}:{symbol}"
+    return regime_prefix(timeframe) + _part(symbol)
 
 
 def sentiment_key(symbol: str, source: str) -> str:
     """The hash of a symbol's newest sentiment from one source."""
-    return f"sentiment:{symbol}:{source}"
+    return SENTIMENT.format(_part(symbol), source)
 
 
 def macro_key(series_id: str) -> str:
     """The hash of a macro series' newest value."""
-    return f"macro:{series_id}"
+    return MACRO_PREFIX + _part(series_id)
+
+
+# For expressions over many symbols, which are checked as a column.
+
+SENTIMENT = "sentiment:{}:{}"
+MACRO_PREFIX = "macro:"
+
+
+def vector_prefix(timeframe: str) -> str:
+    """What the keys of state vectors begin with; the symbol follows."""
+    return f"sv:{timeframe}:"
+
+
+def features_prefix(timeframe: str) -> str:
+    """What the keys of features begin with."""
+    return f"features:{timeframe}:"
+
+
+def regime_prefix(timeframe: str) -> str:
+    """What the keys of regimes begin with."""
+    return f"regime:{timeframe}:"
+
+
+# Readers ask for the same symbols all day; what is wrong is not remembered.
+_part = lru_cache(maxsize=1 << 14)(checked_symbol)
 
 
 # -- the packed state vector ----------------------------------------------------------------------

@@ -24,6 +24,7 @@ from feature_pipeline.errors import OnlineError, SchemaError
 from feature_pipeline.online import keys
 from feature_pipeline.online.client import online_error
 from feature_pipeline.schemas import STATE_VECTOR_FIELDS
+from feature_pipeline.symbols import SYMBOL_PATTERN
 
 DEFAULT_TTL = timedelta(days=21)
 """Outlasts the longest market closure, so that no key expires over a holiday: since 2000 the
@@ -154,11 +155,11 @@ def publish_hashes(
     also: tuple[str, ...] = ()
     if kind == "macro":
         key_columns, also = ("series_id",), ("value",)
-        key = keys.macro_key("") + pl.col("series_id")
+        key = keys.MACRO_PREFIX + pl.col("series_id")
     else:
-        key = pl.format(keys.sentiment_key("{}", "{}"), "symbol", "source")
+        key = pl.format(keys.SENTIMENT, "symbol", "source")
     _require(what, rows, (*key_columns, *_VERSION, *also))
-    rows, report = _publishable(rows, key)
+    rows, report = _publishable(rows, key, about=key_columns[0])
     if rows.is_empty():
         return report
     rows = _numbers(what, rows, (*key_columns, *_VERSION, *_BOOKKEEPING))
@@ -183,7 +184,9 @@ def _require(what: str, rows: pl.DataFrame, columns: Sequence[str]) -> None:
         raise SchemaError(f"{what}: revision is {revision}, it must be an integer")
 
 
-def _publishable(rows: pl.DataFrame, name: pl.Expr) -> tuple[pl.DataFrame, PublishReport]:
+def _publishable(
+    rows: pl.DataFrame, name: pl.Expr, about: str = "symbol"
+) -> tuple[pl.DataFrame, PublishReport]:
     """The rows that have a key and a version, with `as_of_us`; the others with their reason."""
     rows = rows.with_columns(
         as_of_us=pl.col("available_at").dt.epoch("us"), revision=pl.col("revision").cast(pl.Int64)
@@ -191,6 +194,8 @@ def _publishable(rows: pl.DataFrame, name: pl.Expr) -> tuple[pl.DataFrame, Publi
     reason = (
         pl.when(name.is_null() | (name == ""))
         .then(pl.lit("it has no name"))
+        .when(~pl.col(about).cast(pl.String).str.contains(f"^({SYMBOL_PATTERN})$"))
+        .then(pl.lit("its name can be no symbol"))
         .when(pl.col("available_at").is_null())
         .then(pl.lit("available_at is missing"))
         .when(pl.col("revision").is_null())
@@ -238,17 +243,17 @@ def _symbol_slots(rows: pl.DataFrame, timeframe: str) -> list[_Slot]:
     symbol = pl.col("symbol")
     slots = [
         _Slot(
-            keys.vector_key(timeframe, "") + symbol,
+            keys.vector_prefix(timeframe) + symbol,
             pl.Series("sv", packed, dtype=pl.Binary),
             channel=keys.CHANNEL_STATE_VECTORS,
         ),
-        _hash(keys.features_key(timeframe, "") + symbol, {name: name for name in names}),
+        _hash(keys.features_prefix(timeframe) + symbol, {name: name for name in names}),
     ]
     if REGIME_LABEL in names:
         columns = {REGIME_LABEL: "label", REGIME_CONFIDENCE: "confidence"}
         slots.append(
             _hash(
-                keys.regime_key(timeframe, "") + symbol,
+                keys.regime_prefix(timeframe) + symbol,
                 {column: name for column, name in columns.items() if column in names},
                 channel=keys.CHANNEL_REGIME,
                 watched="label",

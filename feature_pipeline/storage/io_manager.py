@@ -23,6 +23,7 @@ from feature_pipeline import partitions
 from feature_pipeline.errors import MissingPartitionError, SchemaError, UniverseError
 from feature_pipeline.schemas import Fetched, Input
 from feature_pipeline.storage.store import Store, WritePlan, WriteReport
+from feature_pipeline.symbols import checked_symbol
 
 SYMBOLS_TAG = "feature_pipeline/symbols"
 """Run tag: comma-separated symbols that sources are asked for; absent - every instrument."""
@@ -115,14 +116,13 @@ class StorageIOManager(dg.IOManager):
         # One step at a time runs in a process: what others announced and did not write has failed.
         self.close()
         asset = step.assets_def.key
-        symbols = step.dagster_run.tags.get(SYMBOLS_TAG)
         with _no_retries():
             plan = self.store.plan(
                 asset.to_python_identifier(),
                 *partitions.window(step.partition_time_window),
                 run_id=step.run_id,
                 code_version=step.assets_def.code_versions_by_key[asset] or "",
-                symbols=symbols.split(",") if symbols else None,
+                symbols=tagged_symbols(step.dagster_run.tags),
                 only_missing=ONLY_MISSING_TAG in step.dagster_run.tags,
                 mending=REPAIR_TAG in step.dagster_run.tags,
             )
@@ -209,6 +209,16 @@ def needed(plan: WritePlan, upstream: dg.AssetKey) -> Input:
 
 def _by_key(days: pl.DataFrame) -> dict[str, int]:
     return {day.isoformat(): rows for day, rows in days.select("day", "rows").iter_rows()}
+
+
+def tagged_symbols(tags: Mapping[str, str]) -> tuple[str, ...] | None:
+    """What sources are asked for, by the tags of a run; None - every instrument.
+
+    Raises:
+        UniverseError: one of them can be no symbol.
+    """
+    named = tags.get(SYMBOLS_TAG)
+    return tuple(map(checked_symbol, named.split(","))) if named else None
 
 
 def _identity(step: Any) -> tuple[str, str]:
