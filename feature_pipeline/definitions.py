@@ -16,6 +16,7 @@ from feature_pipeline.assets.corporate_actions import corporate_actions
 from feature_pipeline.assets.documents import news, reddit
 from feature_pipeline.assets.features import features_1d
 from feature_pipeline.assets.indicators import indicators_1d
+from feature_pipeline.assets.insider_transactions import insider_transactions
 from feature_pipeline.assets.lineage import spec_with_code, with_code
 from feature_pipeline.assets.macro_indicators import macro_indicators
 from feature_pipeline.assets.ohlcv import ohlcv_1d
@@ -39,6 +40,7 @@ ASSETS = (
     news,
     reddit,
     macro_indicators,
+    insider_transactions,
     sentiment_scores,
     indicators_1d,
     features_1d,

@@ -26,6 +26,7 @@ from feature_pipeline.features.declarations import (
     BARS,
     FEATURES_ASSET,
     INDICATORS_ASSET,
+    INSIDERS,
     SCORES,
 )
 from feature_pipeline.features.prepared import PREPARED, Reading, reading
@@ -41,6 +42,7 @@ _CONSTANTS = {
     ACTIONS: "ACTIONS",
     INDICATORS_ASSET: "INDICATORS_ASSET",
     SCORES: "SCORES",
+    INSIDERS: "INSIDERS",
 }
 _SHARED_INPUTS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "_CLOSES": {BARS: ("close",), ACTIONS: ("symbol", "kind", "value")},

@@ -19,7 +19,7 @@ from feature_pipeline_tests.assets.world import make_universe
 
 GRAPH = defs.resolve_asset_graph()
 OURS = sorted(TABLES)
-BY_INSTRUMENT = ("ohlcv_1d", "corporate_actions", "news", "reddit")
+BY_INSTRUMENT = ("ohlcv_1d", "corporate_actions", "news", "reddit", "insider_transactions")
 """What is collected for the instruments of universe.yaml."""
 
 
@@ -128,6 +128,7 @@ def test_every_step_takes_a_place_in_its_pool():
         "news": "news",
         "reddit": "reddit",
         "macro_indicators": "macro",
+        "insider_transactions": "insiders",
     }
     assert {p for a, p in pools.items() if TABLES[a].derived} == {"database"}
 

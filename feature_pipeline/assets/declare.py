@@ -27,6 +27,7 @@ POOLS: Mapping[str, str] = {
     "news": "news",
     "reddit": "reddit",
     "macro_indicators": "macro",
+    "insider_transactions": "insiders",
 }
 """What a step takes a place in while it runs: a kind of provider; the database where it asks none.
 How many places there are is the instance's to say (`dagster.yaml`)."""

@@ -328,12 +328,27 @@ def _actions(view: _View) -> Described:
     )
 
 
+def _insiders(view: _View) -> Described:
+    from feature_pipeline.pictures import events
+
+    rows = view.recent(["available_at", "code"])
+    first = max(view.since, view.start)
+    bought, sold = (rows.filter(pl.col("code") == code).height for code in ("P", "S"))
+    filed = rows.select("available_at", symbols=pl.concat_list("symbol"))
+    return Described(
+        [events.documents(filed, first, view.last, "Insider transactions", "transactions")],
+        f"{rows.height} transactions filed since {first}: {bought} purchases and {sold} sales on "
+        "the market",
+    )
+
+
 _DESCRIPTIONS: Mapping[str, Callable[[_View], Described]] = {
     "ohlcv_1d": _bars,
     "corporate_actions": _actions,
     "news": _documents,
     "reddit": _documents,
     "macro_indicators": _macro,
+    "insider_transactions": _insiders,
     "sentiment_scores": _sentiment,
     "indicators_1d": _indicators,
     "features_1d": _features,

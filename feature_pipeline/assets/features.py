@@ -1,4 +1,4 @@
-"""Features: returns, volatility, momentum, position, sector and market, sentiment."""
+"""Features: returns, volatility, momentum, position, sector and market, sentiment, insiders."""
 
 import dagster as dg
 import polars as pl
@@ -14,18 +14,22 @@ def features_1d(
     corporate_actions: pl.DataFrame,
     indicators_1d: pl.DataFrame,
     sentiment_scores: pl.DataFrame,
+    insider_transactions: pl.DataFrame,
     universe: dg.ResourceParam[Universe],
 ) -> pl.DataFrame:
     """The features of the catalogue, one column each, from what was available at each bar.
 
     Returns, volatility, momentum and beta on total return; aggregates over the members of that
-    day; sentiment from documents available by the bar's own moment.
+    day; sentiment from documents, and what insiders did from filings, available by the bar's own
+    moment.
     """
     return compute_features(
         ohlcv_1d,
         corporate_actions,
         indicators_1d,
         sentiment_scores,
+        insider_transactions,
         universe.members(),
         universe.benchmark,
+        tuple(universe.providers("insiders")),
     )

@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from functools import cache
+from typing import Any
 
 import polars as pl
 
 from feature_pipeline.features.catalogue import DECLARED, STATE_FIELDS, TABLES, column_inputs
-from feature_pipeline.features.declarations import BARS, REGIMES, SCORES
+from feature_pipeline.features.declarations import BARS, INSIDERS, REGIMES, SCORES
 from feature_pipeline.online.compare import MISSING, OLDER
 from feature_pipeline.schemas import TableSchema
 from feature_pipeline.storage.audit import SHOWN, Audit, Bounds
@@ -34,6 +35,15 @@ SATURATION_LIMIT = 0.10
 
 SATURATION_DAYS = 365
 """Days that the share is taken over at least: of a single day, one stormy market would decide."""
+
+RESTATED_LATELY = timedelta(days=30)
+"""Corrections that are looked at where no run says which."""
+
+SAME_FACTOR = 1e-3
+"""How far the factors of restated closes may lie apart and still be one."""
+
+SPLIT_FACTOR = 1.05
+"""A factor that is nearer to 1 is no split's."""
 
 ONE_ACTION = timedelta(days=5)
 """Two equal splits within it are one that was reported twice."""
@@ -183,8 +193,8 @@ def nan_share(store: Store, asked: Audit) -> Verdict:
     """At most a tenth of a column's values is missing.
 
     Not counted: the warm-up of an instrument (bars before the column's whole lookback, `warm_up`),
-    volume of markets that have none (`fx`, `index`), and what follows from documents where nobody
-    collects any.
+    volume of markets that have none (`fx`, `index`), and what follows from documents or insiders
+    where nobody collects any.
     """
     table = asked.table
     columns = [
@@ -266,7 +276,7 @@ def _counted_since(
 ) -> tuple[pl.DataFrame, dict[str, int]]:
     """From which session on each instrument's values count: `symbol` and a column per distinct
     rule; and column -> number of its rule."""
-    rules: dict[tuple[int, bool, bool], int] = {}
+    rules: dict[tuple[int, bool, bool, bool], int] = {}
     numbered = {}
     for name in columns:
         sources = _follows_from(table.asset, name)
@@ -274,6 +284,7 @@ def _counted_since(
             warm_up(table.asset, name),
             (BARS, "volume") in sources,
             any(asset == SCORES for asset, _ in sources),
+            any(asset == INSIDERS for asset, _ in sources),
         )
         numbered[name] = rules.setdefault(rule, len(rules))
     by_calendar: dict[str, list[Instrument]] = {}
@@ -287,9 +298,11 @@ def _counted_since(
         at = times.search_sorted(first, side="left").cast(pl.Int64)
         volumeless = pl.Series([i.asset_class in _VOLUMELESS for i in group])
         unheard = pl.Series([not (i.source.news or i.source.reddit) for i in group])
+        unwatched = pl.Series([not i.source.insiders for i in group])
         frame = pl.DataFrame({"symbol": [i.id for i in group]})
-        for (bars, volume, texts), number in rules.items():
+        for (bars, volume, texts, insiders), number in rules.items():
             never = (volumeless if volume else False) | (unheard if texts else pl.Series([False]))
+            never |= unwatched if insiders else pl.Series([False])
             place = at + bars
             moment = times.gather(place.clip(0, times.len() - 1))
             frame = frame.with_columns(
@@ -321,6 +334,63 @@ def price_gaps(asked: Audit) -> Verdict:
         error=False,
         shown=found.drop("total"),
         numbers={"gaps": total},
+    )
+
+
+def restated(asked: Audit, run_id: str | None) -> Verdict:
+    """Bars that the provider had told otherwise before: a correction, or a split that it reports
+    late. The old ones are kept in the table's history.
+
+    Args:
+        asked: about a table of bars.
+        run_id: whose writes; None - of anybody, of the last `RESTATED_LATELY`.
+    """
+    found = asked.restated(run_id, asked.now - RESTATED_LATELY)
+    where = _range(asked)
+    if found.is_empty():
+        by = "by this run" if run_id else f"within {RESTATED_LATELY.days} days"
+        return Verdict(True, f"no bar was restated {by}, {where}", error=False)
+    total, every = int(found["total"][0]), int(found["every"][0])
+    said = [_restatement(row) for row in found.head(3).iter_rows(named=True)]
+    return Verdict(
+        False,
+        f"{many(every, 'bar')} of {many(total, 'symbol')} restated, {where}: "
+        f"{first_of(said, total)}. The old rows are in {asked.table.table}_history",
+        error=False,
+        shown=found.drop("total", "every"),
+        numbers={"restated": every, "symbols": total},
+    )
+
+
+def _restatement(row: Mapping[str, Any]) -> str:
+    """`AAA 3 bars from ... to ..., the last close from 400 to 100 (...)`."""
+    days = f"from {row['first']} to {row['last']}" if row["bars"] > 1 else f"on {row['last']}"
+    notes = []
+    low, high = row["low"], row["high"]
+    if row["was"] != row["source"]:
+        notes.append(f"{row['source']} in the place of {row['was']}")
+    elif low is not None and high - low <= SAME_FACTOR * low:
+        if max(low, 1 / low) >= SPLIT_FACTOR:
+            notes.append(f"x {low:.6g}{' on each' if row['bars'] > 1 else ''}: {_as_split(row)}")
+        elif low == high == 1.0:
+            notes.append("closes are the same, what differs is another column")
+    close = f"the last close from {row['before']:g} to {row['after']:g}"
+    return f"{row['symbol']} {many(row['bars'], 'bar')} {days}, {close}" + (
+        f" ({'; '.join(notes)})" if notes else ""
+    )
+
+
+def _as_split(row: Mapping[str, Any]) -> str:
+    low = row["low"]
+    ratio = f"{1 / low:.4g} for 1" if low < 1 else f"1 for {low:.4g}"
+    if row["split"] is None:
+        return (
+            f"like a split of {ratio} that corporate_actions does not have; collect it for these "
+            "days, or ask the provider"
+        )
+    return (
+        f"corporate_actions has a split of {row['split']:g} on {row['ex_date']}, recorded "
+        f"{row['recorded_at']:%Y-%m-%d %H:%M}"
     )
 
 

@@ -40,6 +40,7 @@ _ROWS_A_DAY = {
     "news": 0.5,
     "reddit": 1.4,
     "macro_indicators": 2.2,
+    "insider_transactions": 0.6,
     "sentiment_scores": 1.9,
 }
 """Rows of events per day and instrument (macro: per day), where nothing is written yet."""
@@ -382,10 +383,12 @@ def _averages(store: Store) -> dict[str, float]:
 def _covered(
     store: Store, table: TableSchema, days: pl.Series, symbols: Sequence[str] | None
 ) -> int:
-    """Days times the instruments that were in the universe then; of macro series, days."""
+    """Days times the instruments that were in the universe then and that somebody collects; of
+    macro series, days."""
     if not table.about_instruments:
         return days.len()
-    chosen = map(store.universe.resolve, store.universe.symbols if symbols is None else symbols)
+    names = store.universe.providers(kind_of(table.asset))
+    chosen = map(store.universe.resolve, [n for n in names if symbols is None or n in symbols])
     return sum(
         days.filter(days.is_between(i.first_day, i.end_day or date.max, closed="left")).len()
         for i in chosen

@@ -1,9 +1,10 @@
 """Cron: what is asked of the providers when, and the ticks on which nothing is.
 
 Bars after each exchange's close, documents every quarter of an hour, macro series after their
-publication hours, Redis before each open. Which session a tick is for is computed in `sessions`;
-here it becomes a run, or a reason in words. A tick is judged by the time it was scheduled for,
-never by now: one that is evaluated late asks for what it would have asked for in time.
+publication hours, insiders after EDGAR's, Redis before each open. Which session a tick is for is
+computed in `sessions`; here it becomes a run, or a reason in words. A tick is judged by the time it
+was scheduled for, never by now: one that is evaluated late asks for what it would have asked for in
+time.
 
 **Holes.** Dagster evaluates only the newest of the ticks that a stopped daemon missed. A run
 therefore asks for the `refetch_days` before its own day once more (equal content writes nothing,
@@ -78,6 +79,14 @@ MACRO_CRONS = ("0 10 * * 1-5", "0 18 * * 1-5")
 comes with the H.15 release at 16:15 New York time, T10Y2Y with the interest rate spreads at about
 17:00. Nothing is released at weekends; on a federal holiday a run finds nothing new."""
 
+INSIDERS = "insiders"
+"""Name of the insiders' schedule and job."""
+
+INSIDERS_ZONE = "America/New_York"
+INSIDERS_CRON = "30 22 * * 1-5"
+"""After EDGAR has closed: forms of insiders are taken from 6:00 to 22:00 on business days, most of
+them after the market's close."""
+
 MAX_SYMBOLS_TAG = 2000
 """Characters. PostgreSQL indexes the values of run tags, and takes some 2700 bytes of each."""
 
@@ -129,13 +138,14 @@ def build_automation(
         for calendar, delay in after.items()
     ]
     opens = [warm_up_schedule(Timetable.before_open(c, LEAD, today)) for c in calendars]
-    documents, macro = documents_job(), macro_job()
+    documents, macro, insiders = documents_job(), macro_job(), insiders_job()
     return Automation(
-        jobs=(documents, macro, warm_up),
+        jobs=(documents, macro, insiders, warm_up),
         schedules=(
             *bars,
             documents_schedule(documents, settings),
             macro_schedule(macro, settings),
+            insiders_schedule(insiders, settings),
             *opens,
         ),
     )
@@ -350,6 +360,52 @@ def macro_schedule(job: Any, settings: Settings) -> dg.ScheduleDefinition:
         return _request(f"{MACRO} {moment:%Y-%m-%dT%H:%MZ}", first, moment.date(), {})
 
     return macro
+
+
+# -- insiders -------------------------------------------------------------------------------------
+
+
+def insiders_job() -> Any:
+    """Transactions of insiders."""
+    return dg.define_asset_job(
+        INSIDERS,
+        selection=dg.AssetSelection.assets("insider_transactions"),
+        description="What insiders of the companies bought and sold, as they filed it.",
+        executor_def=dg.in_process_executor,
+        tags={"feature_pipeline/subject": "insiders"},
+    )
+
+
+def insiders_schedule(job: Any, settings: Settings) -> dg.ScheduleDefinition:
+    """Filings of the day after EDGAR has closed (`INSIDERS_CRON`), with `refetch_days` before."""
+
+    @dg.schedule(
+        name=INSIDERS,
+        job=job,
+        cron_schedule=INSIDERS_CRON,
+        execution_timezone=INSIDERS_ZONE,
+        required_resource_keys={"universe"},
+        description=(
+            "What insiders have filed, Monday to Friday at 22:30 New York time, when EDGAR has "
+            f"closed; with the {settings.refetch_days} days before. Skips where no instrument has "
+            "a source of insiders. Off until you switch it on: it asks the provider."
+        ),
+        tags={"feature_pipeline/subject": "insiders"},
+    )
+    def insiders(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        universe: Universe = context.resources.universe
+        moment = context.scheduled_execution_time.astimezone(UTC)
+        if not universe.providers("insiders"):
+            return dg.SkipReason(
+                "No instrument has a source of insiders: name one in universe.yaml, as "
+                "`source: {insiders: edgar}` with the company's `cik`."
+            )
+        runs = _Runs(context, {SCHEDULE_NAME_TAG: INSIDERS})
+        done = runs.completed(ASSET_PARTITION_RANGE_END_TAG)
+        first = _first_day(moment.date(), settings.refetch_days, done)
+        return _request(f"{INSIDERS} {moment:%Y-%m-%dT%H:%MZ}", first, moment.date(), {})
+
+    return insiders
 
 
 # -- Redis ----------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ FEATURES_ASSET = "features_1d"
 REGIME_ASSET = "regime_predictions_1d"
 STATE_ASSET = "state_vectors_1d"
 MACRO = "macro_indicators"
+INSIDERS = "insider_transactions"
 
 REGIMES = ("trend", "range", "transition")
 REGIME_MODEL_VERSION = "rule-1"
@@ -35,6 +36,7 @@ SENTIMENT_VERSION = 1
 
 NEWS_HOURS = 24
 SOCIAL_DAYS = 7
+INSIDER_DAYS = 90
 BETA_BARS, BETA_LEAST = 60, 40
 CLOSE_WINDOW = 100
 LOG_RETURN_LIMIT = 0.05
@@ -324,6 +326,26 @@ FEATURES: tuple[Feature, ...] = (
         inputs={SCORES: ("document_id", "symbol", "channel")},
         expression=partial(ex.prepared, "reddit_7d"),
         lookback_days=SOCIAL_DAYS,
+    ),
+    Feature(
+        name="insider_net_buying_90d",
+        description="Insiders' purchases less sales over their sum, in dollars, of 90 days.",
+        unit="-1 to 1",
+        category="insiders",
+        inputs={
+            INSIDERS: (
+                "accession",
+                "symbol",
+                "owner",
+                "form",
+                "security",
+                "derivative",
+                "code",
+                "value",
+            )
+        },
+        expression=partial(ex.prepared, "insiders_90d"),
+        lookback_days=INSIDER_DAYS,
     ),
 )
 

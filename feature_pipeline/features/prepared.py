@@ -19,12 +19,14 @@ from feature_pipeline.features.declarations import (
     FEATURES_ASSET,
     INDICATORS,
     INDICATORS_ASSET,
+    INSIDERS,
     SCORES,
 )
 
 _Reads = Mapping[str, tuple[str, ...]]
 
 _ACTIONS = ("symbol", "kind", "value")
+_FILED = ("accession", "symbol", "owner", "form")
 
 
 def _adjusted(*columns: str) -> _Reads:
@@ -44,6 +46,7 @@ PREPARED: Mapping[str, Mapping[str, _Reads]] = {
         "split_volume": _adjusted("close", "volume"),
         "news_24h": {SCORES: ("document_id", "symbol", "channel", "sentiment", "confidence")},
         "reddit_7d": {SCORES: ("document_id", "symbol", "channel")},
+        "insiders_90d": {INSIDERS: (*_FILED, "security", "derivative", "code", "value")},
         **{feature.column: {INDICATORS_ASSET: (feature.column,)} for feature in INDICATORS},
     },
 }
@@ -52,7 +55,7 @@ PREPARED: Mapping[str, Mapping[str, _Reads]] = {
 # Features that others of the same table may read: they are evaluated in a first step.
 _SHARED = {INDICATORS_ASSET: (), FEATURES_ASSET: tuple(f for f in FEATURES if not f.needs)}
 
-_ORDER = (BARS, ACTIONS, INDICATORS_ASSET, SCORES)
+_ORDER = (BARS, ACTIONS, INDICATORS_ASSET, SCORES, INSIDERS)
 
 
 @dataclass(frozen=True)

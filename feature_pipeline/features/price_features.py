@@ -1,12 +1,13 @@
-"""Features of returns, risk, volume, cross-section and sentiment.
+"""Features of returns, risk, volume, cross-section, sentiment and insiders.
 
 Prepares the columns that the catalogue's FEATURES read (adjusted series, the benchmark's returns,
-sectors, document windows), evaluates the declarations and nulls what a gap has spoilt.
+sectors, windows of documents and of insiders' transactions), evaluates the declarations and nulls
+what a gap has spoilt.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import UTC, datetime, timedelta
 
 import polars as pl
@@ -16,10 +17,12 @@ from feature_pipeline.features.declarations import (
     BARS,
     FEATURES,
     INDICATORS_ASSET,
+    INSIDER_DAYS,
     NEWS_HOURS,
     SOCIAL_DAYS,
     Feature,
 )
+from feature_pipeline.features.insiders import net_buying
 from feature_pipeline.features.sentiment import decayed_sentiment, document_count, event_moments
 from feature_pipeline.schemas import UTC_TIME
 
@@ -29,8 +32,10 @@ def compute_features(
     actions: pl.DataFrame,
     indicators: pl.DataFrame,
     sentiment_scores: pl.DataFrame,
+    insider_transactions: pl.DataFrame,
     members: pl.DataFrame,
     benchmark: str,
+    companies: Collection[str],
 ) -> pl.DataFrame:
     """All features of the catalogue.
 
@@ -40,8 +45,10 @@ def compute_features(
         indicators: symbol, time, and what the features read of them.
         sentiment_scores: of one model: document_id, symbol, available_at, channel, sentiment,
             confidence; days not collected as rows without document_id.
+        insider_transactions: see `net_buying`; days not collected as rows without accession.
         members: symbol, sector, from, to (UTC, to exclusive, null = open).
         benchmark: the symbol that market beta is measured against.
+        companies: the symbols whose insiders are collected.
 
     Returns:
         KEYS and one column per feature, sorted by (symbol, time), a row for each bar that is no
@@ -72,6 +79,9 @@ def compute_features(
         reddit_7d=document_count(
             moments, sentiment_scores, timedelta(days=SOCIAL_DAYS), "reddit"
         ).cast(pl.Float64),
+        insiders_90d=net_buying(
+            moments, insider_transactions, timedelta(days=INSIDER_DAYS), companies
+        ),
     )
     return evaluate(grid, FEATURES)
 

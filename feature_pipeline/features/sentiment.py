@@ -83,9 +83,9 @@ def decayed_sentiment(
         where the window touches a day that was not collected.
     """
     moments = moments.select("symbol", "available_at")
-    spans = _spans(moments, _documents(scores, channel), window)
     pairs = (
-        spans.with_columns(slot=pl.int_ranges("first", pl.col("last") + 1))
+        spans(moments, _documents(scores, channel, window))
+        .with_columns(slot=pl.int_ranges("first", pl.col("last") + 1))
         .explode("slot")
         .sort("slot", "available_at", "document_id")
     )
@@ -97,7 +97,7 @@ def decayed_sentiment(
     scored = np.bincount(slot, weight * pairs["sentiment"].to_numpy(), minlength=rows)
     # Rounding must not carry a mean of equal scores past them.
     mean = np.clip(np.divide(scored, total, out=np.zeros(rows), where=total > 0), -1, 1)
-    return _collected(moments, scores, window, channel, mean).alias("sentiment")
+    return by_moment(moments, mean, gap_days(scores, channel), window).alias("sentiment")
 
 
 def document_count(
@@ -110,21 +110,19 @@ def document_count(
         collected.
     """
     moments = moments.select("symbol", "available_at")
-    spans = _spans(moments, _documents(scores, channel), window)
-    change = np.zeros(moments.height + 1, dtype=np.int64)
-    np.add.at(change, spans["first"].to_numpy(), 1)
-    np.add.at(change, spans["last"].to_numpy() + 1, -1)
-    count = np.cumsum(change)[:-1]
-    return _collected(moments, scores, window, channel, count).alias("document_count")
+    count = running_sum(spans(moments, _documents(scores, channel, window)), moments.height)
+    return by_moment(moments, count, gap_days(scores, channel), window).alias("document_count")
 
 
-def _documents(scores: pl.DataFrame, channel: str | None) -> pl.DataFrame:
-    """The scores of documents of the channel, with the moment a later version replaces each."""
+def _documents(scores: pl.DataFrame, channel: str | None, window: timedelta) -> pl.DataFrame:
+    """The scores of documents of the channel, each `until` it leaves the window or a later version
+    replaces it."""
     wanted = pl.lit(value=True) if channel is None else pl.col("channel") == channel
+    replaced = pl.col("available_at").shift(-1).over("symbol", "document_id")
     return (
         scores.filter(pl.col("document_id").is_not_null() & wanted)
         .sort("symbol", "document_id", "available_at")
-        .with_columns(replaced=pl.col("available_at").shift(-1).over("symbol", "document_id"))
+        .with_columns(until=pl.min_horizontal(pl.col("available_at") + window, replaced))
     )
 
 
@@ -133,8 +131,14 @@ def _ordered(moments: pl.DataFrame) -> pl.DataFrame:
     return moments.with_row_index("row").sort("symbol", "available_at", "row", nulls_last=True)
 
 
-def _spans(moments: pl.DataFrame, documents: pl.DataFrame, window: timedelta) -> pl.DataFrame:
-    """The documents that some moment's window holds, with their `first` and `last` slot."""
+def spans(moments: pl.DataFrame, events: pl.DataFrame) -> pl.DataFrame:
+    """The events that count for some moment, with their `first` and `last` slot: a moment's place
+    in (symbol, available_at) order.
+
+    Args:
+        moments: symbol, available_at; one without `available_at` counts nothing.
+        events: symbol, `available_at` and `until`: each counts at T in [available_at, until).
+    """
     slots = (
         _ordered(moments)
         .with_row_index("slot")
@@ -142,10 +146,9 @@ def _spans(moments: pl.DataFrame, documents: pl.DataFrame, window: timedelta) ->
         .filter(pl.col("moment").is_not_null())
         .sort("moment", maintain_order=True)
     )
-    until = pl.min_horizontal(pl.col("available_at") + window, pl.col("replaced"))
     return (
-        documents.with_columns(until=until - timedelta(microseconds=1))
-        .sort("available_at", "document_id")
+        events.with_columns(pl.col("until") - timedelta(microseconds=1))
+        .sort("available_at")
         .join_asof(
             slots.rename({"slot": "first"}),
             left_on="available_at",
@@ -154,7 +157,7 @@ def _spans(moments: pl.DataFrame, documents: pl.DataFrame, window: timedelta) ->
             strategy="forward",
             check_sortedness=False,
         )
-        .sort("until", "document_id")
+        .sort("until")
         .join_asof(
             slots.rename({"slot": "last"}),
             left_on="until",
@@ -167,17 +170,33 @@ def _spans(moments: pl.DataFrame, documents: pl.DataFrame, window: timedelta) ->
     )
 
 
-def _collected(
+def running_sum(
+    events: pl.DataFrame, slots: int, amounts: npt.NDArray[np.int64] | int = 1
+) -> npt.NDArray[np.int64]:
+    """The sum of the amounts of the events that count, by slot. In whole numbers, and so exact: it
+    does not depend on where the loaded range begins.
+
+    Args:
+        events: see `spans`.
+        slots: how many moments there are.
+        amounts: of each event.
+    """
+    change = np.zeros(slots + 1, dtype=np.int64)
+    np.add.at(change, events["first"].to_numpy(), amounts)
+    np.add.at(change, events["last"].to_numpy() + 1, -amounts)
+    return np.cumsum(change)[:-1]
+
+
+def by_moment(
     moments: pl.DataFrame,
-    scores: pl.DataFrame,
-    window: timedelta,
-    channel: str | None,
     by_slot: npt.NDArray[np.float64] | npt.NDArray[np.int64],
+    gaps: pl.DataFrame,
+    window: timedelta,
 ) -> pl.Series:
-    """Values by slot, in the moments' own order, null where a day in the window is unknown."""
+    """Values by slot, in the moments' own order, null where a day in the window is a gap."""
     place = np.empty(moments.height, dtype=np.int64)
     place[_ordered(moments)["row"].to_numpy()] = np.arange(moments.height)
-    touched = touches_gap(moments, gap_days(scores, channel), window)
+    touched = touches_gap(moments, gaps, window)
     return (
         pl.DataFrame({"value": by_slot[place], "touched": touched})
         .select(pl.when(~pl.col("touched")).then(pl.col("value")))

@@ -52,13 +52,16 @@ _LEFT = 104
 # -- documents ------------------------------------------------------------------------------------
 
 
-def documents(found: pl.DataFrame, first: date, last: date, what: str) -> Picture | None:
-    """Documents per day, and per day and symbol.
+def documents(
+    found: pl.DataFrame, first: date, last: date, what: str, things: str = "documents"
+) -> Picture | None:
+    """Documents, or other events, per day, and per day and symbol.
 
     Args:
         found: available_at, symbols (list); a row per document.
         first, last: days that are shown, both included.
         what: what they are, for the title.
+        things: what they are called in a sentence.
 
     Returns:
         None where there is no document in these days.
@@ -83,7 +86,7 @@ def documents(found: pl.DataFrame, first: date, last: date, what: str) -> Pictur
     axes = sheet.panel(_LEFT, 124, WIDTH - _LEFT - 16, 20 * len(rows))
     image(axes, cells, sheet.labels(rows, _LEFT - 12), days)
     return sheet.finish(
-        "Above, documents a day; below, by symbol: the more, the stronger. A blank day is quiet, "
+        f"Above, {things} a day; below, by symbol: the more, the stronger. A blank day is quiet, "
         "or its collection failed: the exceptions say which."
     )
 

@@ -12,9 +12,16 @@ from itertools import islice
 
 import polars as pl
 
-from feature_pipeline.features.declarations import ACTIONS, BARS, MACRO, MACRO_SERIES, SCORES
+from feature_pipeline.features.declarations import (
+    ACTIONS,
+    BARS,
+    INSIDERS,
+    MACRO,
+    MACRO_SERIES,
+    SCORES,
+)
 from feature_pipeline.features.state_vector import MACRO_MAX_AGE
-from feature_pipeline.schemas import Input, TableSchema
+from feature_pipeline.schemas import FILED_AS_DATA_SINCE, Input, TableSchema
 from feature_pipeline.serving.names import Named, every_name, inputs_of, series_of
 from feature_pipeline.storage.planning import EVERYBODY, on_grid
 from feature_pipeline.storage.store import Store
@@ -106,7 +113,10 @@ def _of_input(
         )
         yield from _not_collected(store, table, unknown["time"].dt.date(), whose)
     elif needed.asset == SCORES:
-        yield from _of_scores(store, table, frame, symbol, available_at, needed.lookback_days)
+        unknown = frame.filter(pl.col("document_id").is_null())
+        yield from _of_events(store, table, unknown, symbol, available_at, needed.lookback_days)
+    elif needed.asset == INSIDERS:
+        yield from _of_insiders(store, table, frame, symbol, available_at, needed.lookback_days)
     elif needed.asset == MACRO:
         yield from _of_macro(store, place, table, frame, available_at)
 
@@ -163,7 +173,7 @@ def _of_values(
         yield f"{symbol} has no volume in the {have.height} sessions up to {available_at:%Y-%m-%d}"
 
 
-def _of_scores(
+def _of_insiders(
     store: Store,
     table: TableSchema,
     frame: pl.DataFrame,
@@ -171,8 +181,25 @@ def _of_scores(
     available_at: datetime,
     days: int,
 ) -> Iterator[str]:
-    unknown = frame.filter(
-        pl.col("document_id").is_null(),
+    if symbol not in store.universe.providers("insiders"):
+        yield f"universe.yaml names no source of insiders for {symbol}"
+        return
+    if available_at - timedelta(days=days) < FILED_AS_DATA_SINCE:
+        yield f"insiders file their transactions as data since {FILED_AS_DATA_SINCE:%Y-%m-%d} only"
+    unknown = frame.filter(pl.col("accession").is_null())
+    yield from _of_events(store, table, unknown, symbol, available_at, days)
+
+
+def _of_events(
+    store: Store,
+    table: TableSchema,
+    unknown: pl.DataFrame,
+    symbol: str,
+    available_at: datetime,
+    days: int,
+) -> Iterator[str]:
+    """Days of the window that were not collected."""
+    unknown = unknown.filter(
         pl.col("symbol").is_null() | (pl.col("symbol") == symbol),
         pl.col("available_at") + _DAY > available_at - timedelta(days=days),
         pl.col("available_at") <= available_at,

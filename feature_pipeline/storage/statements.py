@@ -84,7 +84,7 @@ def _array(values: pl.Series, sql_type: str) -> sql.Composable:
     """An array literal, put together by Polars: there may be a hundred thousand values."""
     if values.dtype == UTC_TIME:
         values = values.dt.strftime("%Y-%m-%d %H:%M:%S%.6f+00")
-    text = values.str.replace_all(r'(["\\])', r"\$1")
+    text = values.cast(pl.String).str.replace_all(r'(["\\])', r"\$1")
     elements = ('"' + text + '"').str.join(",").item()
     return sql.SQL("{}::{}[]").format(sql.Literal("{" + elements + "}"), sql.SQL(sql_type))
 

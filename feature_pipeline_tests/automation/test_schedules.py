@@ -436,6 +436,7 @@ def test_a_run_asks_for_the_instruments_of_its_calendar():
     made = automation(universe, date(2025, 1, 1))
     assert [s.name for s in made.schedules] == [
         *("bars_24_7", "bars_xlon", "bars_xnys", "news_and_reddit", "macro"),
+        "insiders",
         *("warm_up_24_7", "warm_up_xlon", "warm_up_xnys"),
     ]
     request = evaluate(schedule_of(made, "bars_xnys"), at("2025-07-03T17:16"), universe)
@@ -734,7 +735,7 @@ def test_macro_of_an_outage_is_asked_for(runs):
 
 def test_the_definitions_hold_them_switched_off_and_described():
     schedules = {s.name: s for s in defs.schedules}
-    assert set(schedules) == {"bars_xnys", "news_and_reddit", "macro", "warm_up_xnys"}
+    assert set(schedules) == {"bars_xnys", "news_and_reddit", "macro", "insiders", "warm_up_xnys"}
     for schedule in schedules.values():
         assert schedule.default_status == dg.DefaultScheduleStatus.STOPPED
         assert "Off until you switch it on" in schedule.description
@@ -748,6 +749,7 @@ def test_the_definitions_hold_them_switched_off_and_described():
     [
         ("news_and_reddit", {"news", "reddit", "sentiment_scores"}),
         ("macro", {"macro_indicators"}),
+        ("insiders", {"insider_transactions"}),
     ],
 )
 def test_jobs_hold_their_assets_alone(name, assets):

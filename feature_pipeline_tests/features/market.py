@@ -19,6 +19,9 @@ from feature_pipeline.features.state_vector import compute_state_vectors
 from feature_pipeline.schemas import UTC_TIME
 
 BENCHMARK = "MKT"
+UNWATCHED = "S01"
+"""Nobody collects what its insiders do, nor that of the benchmark's."""
+
 START = datetime(2010, 1, 4, tzinfo=UTC)
 
 
@@ -31,6 +34,7 @@ class Market:
     scores: pl.DataFrame
     macro: pl.DataFrame
     members: pl.DataFrame
+    insiders: pl.DataFrame
 
     def with_frames(self, **frames: pl.DataFrame) -> Market:
         return replace(self, **frames)
@@ -53,7 +57,14 @@ def chain(market: Market) -> Tables:
     """The whole pure chain."""
     indicators = compute_indicators(market.bars, market.actions)
     features = compute_features(
-        market.bars, market.actions, indicators, market.scores, market.members, BENCHMARK
+        market.bars,
+        market.actions,
+        indicators,
+        market.scores,
+        market.insiders,
+        market.members,
+        BENCHMARK,
+        companies(market),
     )
     regime = predict_regime(gaps_into(indicators, market.bars))
     states = compute_state_vectors(
@@ -66,6 +77,11 @@ def chain(market: Market) -> Tables:
         market.macro,
     )
     return Tables(indicators, features, regime, states)
+
+
+def companies(market: Market) -> list[str]:
+    """The symbols whose insiders are collected."""
+    return sorted({*market.members["symbol"]} - {BENCHMARK, UNWATCHED})
 
 
 def gaps_into(frame: pl.DataFrame, bars: pl.DataFrame) -> pl.DataFrame:
@@ -119,6 +135,7 @@ def make_market(days: int = 700, symbols: int = 4, seed: int = 0) -> Market:
             },
             schema_overrides={"sector": pl.String, "from": UTC_TIME, "to": UTC_TIME},
         ),
+        insiders=make_insiders(names[1:], calendar, seed),
     )
 
 
@@ -213,6 +230,42 @@ def _macro(rng: np.random.Generator, calendar: pl.Series) -> pl.DataFrame:
     return pl.concat([first, revised]).with_columns(availability_basis=pl.lit("assumed"))
 
 
+def make_insiders(names: list[str], calendar: pl.Series, seed: int) -> pl.DataFrame:
+    """About a transaction in six days per symbol, filed up to four days later, each ninth amended.
+
+    From a generator of its own: what else is in the market does not depend on it.
+    """
+    rng = np.random.default_rng([seed, 4])
+    count = len(names) * len(calendar) // 6
+    made = pl.Series(rng.integers(0, (calendar[-1] - START).days, count)).cast(pl.Int64)
+    delay = pl.Series(rng.integers(10 * 3600, 4 * 86_400, count)).cast(pl.Int64)
+    frame = pl.DataFrame(
+        {
+            "accession": [f"0000000001-10-{n:06}" for n in range(count)],
+            "line": np.ones(count, dtype=np.int64),
+            "symbol": rng.choice(names, count),
+            "owner": rng.integers(1, 4, count),
+            "form": ["4"] * count,
+            "security": rng.choice(["Common Stock", "Class B"], count),
+            "derivative": rng.random(count) < 0.1,
+            "code": rng.choice(["P", "S", "M"], count, p=[0.4, 0.4, 0.2]),
+            "value": np.where(rng.random(count) < 0.1, np.nan, rng.uniform(1e3, 1e6, count)),
+        }
+    ).with_columns(
+        pl.col("value").fill_nan(None).round(2),
+        time=pl.lit(START, dtype=UTC_TIME) + pl.duration(days=made),
+        available_at=pl.lit(START, dtype=UTC_TIME) + pl.duration(days=made, seconds=delay),
+        availability_basis=pl.lit("assumed"),
+    )
+    amended = frame.gather_every(9).with_columns(
+        accession=pl.col("accession") + "A",
+        form=pl.lit("4/A"),
+        value=(pl.col("value") * 1.5).round(2),
+        available_at=pl.col("available_at") + pl.duration(days=20),
+    )
+    return pl.concat([frame, amended])
+
+
 def gap(bars: pl.DataFrame, symbol: str, times: list[datetime]) -> pl.DataFrame:
     """The bars with those rows of the symbol turned into gap rows."""
     hit = (pl.col("symbol") == symbol) & pl.col("time").is_in(times)
@@ -253,4 +306,5 @@ def by_hand(closes: list[float], volume: float = 1e6) -> Market:
         scores=empty.scores.clear(),
         macro=empty.macro.clear(),
         members=empty.members.head(1),
+        insiders=empty.insiders.clear(),
     )

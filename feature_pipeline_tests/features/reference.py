@@ -12,6 +12,8 @@ import pandas as pd
 import polars as pl
 import talib
 
+from feature_pipeline_tests.features.market import companies
+
 
 def per_symbol(frame: pl.DataFrame) -> dict[str, pd.DataFrame]:
     return {
@@ -99,6 +101,11 @@ def features(market, benchmark: str) -> pd.DataFrame:
         news, posts = (documents(market.scores, name, c) for c in ("news", "reddit"))
         frame["news_sentiment_24h"] = weighted(news, b.available_at, 24)[0]
         frame["social_volume_7d"] = weighted(posts, b.available_at, 168)[1]
+        frame["insider_net_buying_90d"] = (
+            net_buying(market.insiders, name, b.available_at)
+            if name in companies(market)
+            else np.nan
+        )
         frame.insert(0, "symbol", name)
         out.append(frame.reset_index())
     frame = pd.concat(out)
@@ -135,6 +142,38 @@ def documents(scores: pl.DataFrame, symbol: str, channel: str | None = None) -> 
         rows.sentiment.to_numpy(),
         rows.confidence.to_numpy(),
     ]
+
+
+def net_buying(filed: pl.DataFrame, symbol: str, moments: pd.Series) -> list[float]:
+    """At each moment: of the purchases and sales of 90 days that were filed by then, and that no
+    amendment filed by then replaces, the difference over the sum."""
+    rows = filed.filter(
+        pl.col("symbol") == symbol, ~pl.col("derivative"), pl.col("code").is_in(["P", "S"])
+    ).to_dicts()
+    same = ("owner", "time", "security", "code")
+    replaced = [
+        min(
+            (
+                other["available_at"]
+                for other in rows
+                if other["form"] == "4/A"
+                and other["available_at"] > row["available_at"]
+                and all(other[name] == row[name] for name in same)
+            ),
+            default=pd.Timestamp.max.tz_localize("UTC"),
+        )
+        for row in rows
+    ]
+    out = []
+    for at in moments:
+        total = {"P": 0.0, "S": 0.0}
+        for row, until in zip(rows, replaced, strict=True):
+            known = row["available_at"] <= at < until
+            if known and row["time"] > at - pd.Timedelta(days=90) and row["value"] is not None:
+                total[row["code"]] += row["value"]
+        both = total["P"] + total["S"]
+        out.append((total["P"] - total["S"]) / both if both else 0.0)
+    return out
 
 
 def hours(times: pd.Series) -> np.ndarray:

@@ -36,6 +36,7 @@ def test_the_tables_are_those_of_the_graph_sources_first():
         "news",
         "reddit",
         "macro_indicators",
+        "insider_transactions",
         "sentiment_scores",
         "indicators_1d",
         "features_1d",
@@ -79,6 +80,7 @@ def test_the_features_are_those_promised():
         "market_beta_60d",
         "news_sentiment_24h",
         "social_volume_7d",
+        "insider_net_buying_90d",
     ]
     assert [f.column for f in FEATURES][: len(promised)] == promised
     assert tuple(f.name for f in STATE_FIELDS) == STATE_VECTOR_FIELDS
@@ -100,6 +102,7 @@ def test_lookbacks_follow_from_the_features():
     assert read("features_1d", "ohlcv_1d").lookback_bars == 60
     assert read("features_1d", "indicators_1d").lookback_bars == 0
     assert read("features_1d", "sentiment_scores").lookback_days == 7
+    assert read("features_1d", "insider_transactions").lookback_days == 90
     assert read("regime_predictions_1d", "indicators_1d").lookback_bars == 502
     assert read("state_vectors_1d", "indicators_1d").lookback_bars == 99
     assert read("state_vectors_1d", "sentiment_scores").lookback_days == 1

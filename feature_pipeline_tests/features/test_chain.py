@@ -25,6 +25,7 @@ from feature_pipeline_tests.features.market import (
     BENCHMARK,
     Market,
     chain,
+    companies,
     gap,
     gaps_into,
     make_market,
@@ -65,6 +66,9 @@ def known_by(market: Market, moment, rng: np.random.Generator, *, perturb: bool)
             "macro": market.macro.with_columns(
                 value=pl.when(future).then(pl.col("value") + 9).otherwise("value")
             ),
+            "insiders": market.insiders.with_columns(
+                value=pl.when(future).then(pl.col("value") * 3).otherwise("value")
+            ),
         }
         return market.with_frames(bars=bars, **events)
     # A bar that is due and has not arrived is a gap; one of a session to come is not there.
@@ -78,6 +82,7 @@ def known_by(market: Market, moment, rng: np.random.Generator, *, perturb: bool)
         actions=market.actions.filter(~future),
         scores=market.scores.filter(~future),
         macro=market.macro.filter(~future),
+        insiders=market.insiders.filter(~future),
     )
 
 
@@ -160,8 +165,10 @@ def test_a_window_with_its_declared_lookback_equals_the_full_history(market, tab
         actions_of("features_1d"),
         derived_of("features_1d", "indicators_1d", tables.indicators),
         events_of("features_1d", "sentiment_scores", market.scores),
+        events_of("features_1d", "insider_transactions", market.insiders),
         market.members,
         BENCHMARK,
+        companies(market),
     )
     assert_same(features.filter(new), tables.features.filter(new))
     regime = predict_regime(derived_of("regime_predictions_1d", "indicators_1d", tables.indicators))

@@ -137,7 +137,7 @@ def row_of(table: TableSchema, **values: object) -> dict[str, object]:
         "jsonb": "{}",
     }
     allowed = {"availability_basis": "assumed", "channel": "news", "kind": "split"}
-    allowed |= {"label": "neutral", "regime": "trend", **table.constants}
+    allowed |= {"label": "neutral", "regime": "trend", "acquired_disposed": "A", **table.constants}
     columns = (*table.columns, *(Column(n, table.columns[0].dtype, "") for n in table.audit))
     types = {c.name: plain[c.sql_type] for c in columns}
     types[table.audit[0]] = plain["timestamp with time zone"]
@@ -160,6 +160,7 @@ def insert(connection: psycopg.Connection, table: TableSchema, **values: object)
         ("sentiment_scores", "channel"),
         ("sentiment_scores", "label"),
         ("corporate_actions", "kind"),
+        ("insider_transactions", "acquired_disposed"),
         ("regime_predictions_1d", "regime"),
     ],
 )
