@@ -15,8 +15,8 @@ the key in its errors).
 
 All hours are New York's, daylight saving included. **Rates** come with H.15 on the business day
 after the first business day on or after their date: of Saturday, Sunday and Monday together on
-Tuesday. The hours are those by which FRED has had them, and on the late side. A value that we can see
-before its hour waits for it. Of **releases** FRED has the date, ALFRED's `realtime_start`; the hour
+Tuesday. The hours are those by which FRED has had them, and on the late side. A value that we can
+see before its hour waits for it. Of **releases** FRED has the date (`realtime_start`); the hour
 is that of the Bureau of Labor Statistics. A revision is a row of its own, from its release on.
 
 So every moment is `assumed`: none is taken from when we happened to ask. Daily series come as they
@@ -27,7 +27,7 @@ replaces the row (what was held before is in its history).
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from functools import cache
@@ -172,17 +172,8 @@ class FredSource:
         """One series, in the columns of the table."""
         series = SERIES[series_id]
         known = self._releases if series.releases else self._daily
-        try:
-            frame = known(series_id, start, end)
-            about = self._fred.get_series_info(series_id)
-        except SourceError:
-            raise
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            # What `fredapi` makes of values that are none.
-            raise SourceError(
-                f"fred: {series_id} has something that is no observation ({type(error).__name__}); "
-                "the next run asks again"
-            ) from None
+        frame = known(series_id, start, end)
+        about = self._asked("get_series_info", series_id)
         told = {"name": "title", "units": "units", "frequency": "frequency_short"}
         return (
             MACRO_INDICATORS.conform(
@@ -192,7 +183,7 @@ class FredSource:
                     pl.lit("assumed").alias("availability_basis"),
                     *(pl.lit(str(about.get(said) or "")).alias(own) for own, said in told.items()),
                     pl.lit(self.name).alias("source"),
-                )
+                ).drop("known")
             )
             .filter(pl.col("available_at").dt.date().is_between(start, end, closed="left"))
             .filter(pl.col("available_at") <= self._clock())
@@ -201,25 +192,23 @@ class FredSource:
 
     def _daily(self, series_id: str, start: date, end: date) -> pl.DataFrame:
         """`time`, `value` and the day on which it is `known`, by the series' lag."""
-        found = self._fred.get_series(
+        found = self._asked(
+            "get_series",
             series_id,
             observation_start=(start - _LONGEST_LAG).isoformat(),
             observation_end=(end - _DAY).isoformat(),
-        )
-        dates = list(found.index)
-        days = np.array([(day.date() - date(1970, 1, 1)).days for day in dates], dtype=np.int64)
+        ).dropna()
+        frame = _observations(found.index, found)
+        days = frame["time"].dt.date().cast(pl.Int32).cast(pl.Int64).to_numpy()
         series = SERIES[series_id]
         business = business_days(exchange=series.exchange)
         if series.overnight:
             at = np.searchsorted(business, days, side="right")
         else:
             at = np.searchsorted(business, days, side="left") + 1
-        frame = _observations(dates, found.to_list())
         inside = at < len(business)  # beyond the calendar's end nothing is known
-        known = business[np.where(inside, at, 0)]
-        return frame.with_columns(known=pl.Series(known, dtype=pl.Int32).cast(pl.Date)).filter(
-            pl.Series(inside, dtype=pl.Boolean), pl.col("value").is_not_nan()
-        )
+        known = pl.Series(business[np.where(inside, at, 0)], dtype=pl.Int32).cast(pl.Date)
+        return frame.with_columns(known=known).filter(pl.Series(inside, dtype=pl.Boolean))
 
     def _releases(self, series_id: str, start: date, end: date) -> pl.DataFrame:
         """`time`, `value` and the day of each release in [start, end), on which it is `known`.
@@ -231,21 +220,25 @@ class FredSource:
         today = self._clock().astimezone(CENTRAL).date()
         frames = [_observations([], []).with_columns(known=pl.lit(None, pl.Date))]
         for first, beyond in _windows(start, min(end, today + _DAY)):
-            found = self._fred.get_series_all_releases(
-                series_id,
-                realtime_start=(first - _DAY).isoformat(),
-                realtime_end=(beyond - _DAY).isoformat(),
-            )
+            period = ((first - _DAY).isoformat(), (beyond - _DAY).isoformat())
+            found = self._asked("get_series_all_releases", series_id, *period)
             if found.empty:
                 continue
+            found = found.dropna(subset=["value"])
             released = pl.Series([day.date() for day in found["realtime_start"]], dtype=pl.Date)
-            frame = _observations(list(found["date"]), found["value"].to_list())
-            frames.append(
-                frame.with_columns(known=released).filter(
-                    pl.col("known") >= first, pl.col("value").is_not_nan()
-                )
-            )
+            frame = _observations(found["date"], found["value"]).with_columns(known=released)
+            frames.append(frame.filter(pl.col("known") >= first))
         return pl.concat(frames)
+
+    def _asked(self, method: str, series_id: str, *more: str, **named: str) -> Any:
+        """What a method of `fredapi` answers; what it makes of nonsense is an error of ours."""
+        try:
+            return getattr(self._fred, method)(series_id, *more, **named)
+        except (ValueError, TypeError) as error:
+            raise SourceError(
+                f"fred: {series_id} has something that is no observation ({type(error).__name__}); "
+                "the next run asks again"
+            ) from None
 
     @property
     def _fred(self) -> Fred:
@@ -264,7 +257,7 @@ def _client(key: str, root_url: str, session: PoliteSession) -> Fred:
     """`fredapi`, asking through our session."""
     import fredapi
 
-    class Client(fredapi.Fred):  # type: ignore[misc]  # it has no types
+    class Client(fredapi.Fred):
         """Its one private method that asks the network is ours."""
 
         def __init__(self) -> None:
@@ -356,11 +349,11 @@ def _windows(start: date, end: date) -> Iterator[tuple[date, date]]:
         start += WINDOW
 
 
-def _observations(dates: Sequence[pd.Timestamp], values: Sequence[float]) -> pl.DataFrame:
-    """`time` (00:00 UTC) and `value`, NaN where there is none."""
-    days = pl.Series("time", [day.date() for day in dates], dtype=pl.Date)
+def _observations(dates: Iterable[pd.Timestamp], values: Iterable[float]) -> pl.DataFrame:
+    """`time` (00:00 UTC) and `value`."""
+    days = pl.Series([day.date() for day in dates], dtype=pl.Date)
     times = days.cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
-    return pl.DataFrame({"time": times, "value": pl.Series(values, dtype=pl.Float64)})
+    return pl.DataFrame({"time": times, "value": pl.Series(list(values), dtype=pl.Float64)})
 
 
 def _moment(day: str, hour: time) -> pl.Expr:
