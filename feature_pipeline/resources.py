@@ -24,6 +24,8 @@ from feature_pipeline.online.client import publishing_client
 from feature_pipeline.schemas import STATE_VECTOR_FIELDS
 from feature_pipeline.settings import PREFIX, Settings
 from feature_pipeline.sources import Off, Scorer
+from feature_pipeline.sources.crypto import EXCHANGES, CryptoSource
+from feature_pipeline.sources.dukascopy import DukascopySource
 from feature_pipeline.sources.finbert import FinbertScorer
 from feature_pipeline.sources.fred import FredSource
 from feature_pipeline.sources.lexicon import LexiconScorer
@@ -145,7 +147,9 @@ def sources(settings: Settings, universe: Universe) -> dict[str, Any]:
 
     Nothing is asked, and no client library is imported, before the first question.
     """
-    return {source.name: source for source in (SampleSource(), YahooSource())}
+    exchanges = (CryptoSource(name) for name in EXCHANGES)
+    known = (SampleSource(), YahooSource(), DukascopySource(), *exchanges)
+    return {source.name: source for source in known}
 
 
 def macro_source(settings: Settings) -> Any:
