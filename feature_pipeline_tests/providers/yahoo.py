@@ -17,7 +17,7 @@ import numpy as np
 
 from feature_pipeline_tests.providers.server import Answer, Handler, Request
 
-Bar = tuple[float, float, float, float, float]
+Bar = tuple[float | None, float | None, float | None, float | None, float | None]
 """Open, high, low, close, volume: as traded."""
 
 CRUMB = "cRuMb/123"
@@ -132,15 +132,20 @@ def _rows(ticker: Ticker, interval: str, first: int, last: int) -> list[list[Any
         seconds = int(moment.timestamp())
         if first <= seconds < last:
             ratio = ticker.ratio(day)
-            prices = [_as_yahoo(price / ratio) for price in bar[:4]]
+            prices = [_as_yahoo(price, ratio) for price in bar[:4]]
             volume = bar[4] if bar[4] is None or not np.isfinite(bar[4]) else round(bar[4] * ratio)
             rows.append([seconds, *prices, volume])
     return rows
 
 
-def _as_yahoo(price: float) -> float:
-    """Rounded to six decimals where it is a price at all, and as a 32-bit float."""
-    return float(np.float32(round(price, 6) if np.isfinite(price) else price))
+def _as_yahoo(price: float | None, ratio: float) -> float | None:
+    """A 32-bit float, rounded to six decimals before where it was adjusted."""
+    if price is None:
+        return None
+    adjusted = price / ratio
+    if ratio != 1.0 and np.isfinite(adjusted):
+        adjusted = round(adjusted, 6)
+    return float(np.float32(adjusted))
 
 
 def _quote(rows: Sequence[Sequence[Any]]) -> dict[str, Any]:
@@ -163,7 +168,7 @@ def _events(ticker: Ticker, first: int, last: int) -> dict[str, Any]:
         }
     if dividends := inside(ticker.dividends):
         events["dividends"] = {
-            str(s): {"date": s, "amount": _as_yahoo(amount / ticker.ratio(day))}
+            str(s): {"date": s, "amount": _as_yahoo(amount, ticker.ratio(day))}
             for s, (day, amount) in dividends.items()
         }
     return events

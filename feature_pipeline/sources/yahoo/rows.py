@@ -23,35 +23,34 @@ _EARLY, _LATE = timedelta(hours=6), timedelta(hours=2)
 """How far outside of its session the moment of a daily bar may lie; a live one has the last
 trade's."""
 
-_SKEW = timedelta(minutes=5)
-"""How far clocks may differ: what is further ahead is of the future."""
-
 _VOLUMELESS = ("fx", "index")
 
 
 def daily(found: Chart, instrument: Instrument, now: datetime) -> pl.DataFrame:
     """Bars by session date; `available_at` is still the session's close.
 
-    On no session there is none: what Yahoo has of such a day without volume is left out. With
-    volume it comes, known when the day is over, and a check says that the calendar disagrees.
+    A bar that does not lie where its session does keeps its moment as `time`: stamped in a wrong
+    zone, it may be any day's, and no daily bar has that time. What Yahoo has of a day without a
+    session and without volume is left out.
     """
     rows = _without_live_twin(charts.as_traded(found, _today(found, now)))
-    rows = rows.with_columns(time=_start_of(pl.col("day")))
     sessions = _sessions(instrument, rows["day"])
-    rows = rows.join(sessions, on="time", how="left", maintain_order="left")
-    no_session = pl.col("ends").is_null()
     moment = pl.col("moment")
-    elsewhere = (moment < pl.col("begins") - _EARLY) | (moment > pl.col("ends") + _LATE)
+    inside = moment.is_between(pl.col("begins") - _EARLY, pl.col("ends") + _LATE)
+    local = rows.with_columns(time=_start_of(pl.col("day"))).join(
+        sessions, on="time", how="left", maintain_order="left"
+    )
+    placed = local.select(
+        pl.exclude("begins", "ends", "time"),
+        pl.col("ends").is_null().alias("closed"),
+        # A session of the future has none yet: it is the writer's to say so.
+        time=pl.when(inside | (moment > now)).then("time").otherwise(moment),
+    ).join(sessions, on="time", how="left", maintain_order="left")
+    stub = pl.col("closed") & pl.col("ends").is_null() & (pl.col("volume").fill_null(0.0) == 0)
     return (
-        _with_volume(rows, instrument)
-        .filter(~(no_session & (pl.col("volume").fill_null(0.0) == 0) & (moment <= now + _SKEW)))
-        .with_columns(
-            # Stamped in a wrong zone, it may be any day's: as it is, no daily bar has that time.
-            time=pl.when(elsewhere & ~no_session | (moment > now + _SKEW))
-            .then(moment)
-            .otherwise("time"),
-            available_at=pl.coalesce("ends", pl.col("time") + timedelta(days=1)),
-        )
+        _with_volume(placed, instrument)
+        .filter(~stub | moment.is_null() | (moment > now))
+        .with_columns(available_at=pl.coalesce("ends", pl.col("time") + timedelta(days=1)))
     )
 
 
@@ -120,10 +119,11 @@ def _with_volume(rows: pl.DataFrame, instrument: Instrument) -> pl.DataFrame:
 def _sessions(instrument: Instrument, days: pl.Series) -> pl.DataFrame:
     """The sessions around these days: `time` (date, 00:00 UTC), `begins`, `ends` (UTC)."""
     sessions = calendar_sessions(instrument.calendar).rename({"open": "begins", "close": "ends"})
+    known = days.drop_nulls().sort()
+    if known.is_empty():
+        return sessions.clear()
     day = timedelta(days=1)
-    return sessions.filter(
-        pl.col("time").dt.date().is_between(pl.lit(days.min()) - day, pl.lit(days.max()) + day)
-    )
+    return sessions.filter(pl.col("time").dt.date().is_between(known[0] - day, known[-1] + day))
 
 
 def within(
