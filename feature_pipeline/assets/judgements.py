@@ -19,7 +19,7 @@ from feature_pipeline.features.declarations import BARS, INSIDERS, REGIMES, SCOR
 from feature_pipeline.online.compare import MISSING, OLDER
 from feature_pipeline.schemas import TableSchema
 from feature_pipeline.storage.audit import SHOWN, Audit, Bounds
-from feature_pipeline.storage.planning import EVERYBODY, on_grid
+from feature_pipeline.storage.planning import EVERYBODY, not_asked, on_grid
 from feature_pipeline.storage.reports import BECAME
 from feature_pipeline.storage.store import Store
 from feature_pipeline.universe import Instrument, calendar_sessions
@@ -157,12 +157,17 @@ def _exceptions(store: Store, asked: Audit) -> pl.DataFrame:
 
 
 def collected(store: Store, asked: Audit) -> Verdict:
-    """Events of every day that has begun were asked for; who did not answer is named."""
+    """Events of every day that has begun were asked for; who did not answer is named.
+
+    That a provider is off, for want of a credential, is told and no fault.
+    """
     end = min(asked.end, asked.now.date() + timedelta(days=1))
     days = pl.date_range(asked.start, max(asked.start, end), closed="left", eager=True)
     rows = store.ledger.rows(asked.table.asset, asked.start, asked.end)
     never = days.filter(~days.is_in(rows["day"].implode()))
     failed = store.ledger.exceptions(asked.table.asset, asked.start, asked.end)
+    off = failed.filter(not_asked(asked.table))
+    failed = failed.filter(~not_asked(asked.table))
     parts = []
     if never.len():
         parts.append(f"{many(never.len(), 'day')} never collected: {_days(never)}")
@@ -174,15 +179,18 @@ def collected(store: Store, asked: Audit) -> Verdict:
         )
         parts.append(_lacking(named, f"known: {_reasons(named)}"))
     numbers = {"days": days.len(), "rows": int(rows["rows"].sum()), "never": never.len()}
+    lost = off["day"].n_unique()
+    told = f"; of {many(lost, 'day')}, nobody was asked: {_reasons(off)}" if lost else ""
     if not parts:
         return Verdict(
             True,
-            f"{many(days.len(), 'day')} collected, {many(numbers['rows'], 'row')}",
-            numbers=numbers,
+            f"{many(days.len(), 'day')} collected, {many(numbers['rows'], 'row')}{told}",
+            shown=_runs(off.select("symbol", "day", "reason")) if lost else pl.DataFrame(),
+            numbers=numbers | {"off": lost},
         )
     shown = failed.select("symbol", "day", "reason")
     return Verdict(
-        False, "; ".join(parts), error=never.len() > 0, shown=_runs(shown), numbers=numbers
+        False, "; ".join(parts) + told, error=never.len() > 0, shown=_runs(shown), numbers=numbers
     )
 
 
@@ -193,13 +201,15 @@ def nan_share(store: Store, asked: Audit) -> Verdict:
     """At most a tenth of a column's values is missing.
 
     Not counted: the warm-up of an instrument (bars before the column's whole lookback, `warm_up`),
-    volume of markets that have none (`fx`, `index`), and what follows from documents or insiders
-    where nobody collects any.
+    volume of markets that have none (`fx`, `index`), what follows from documents or insiders where
+    nobody collects any, and what follows from a source that is off.
     """
     table = asked.table
     columns = [
         c.name for c in table.columns if c.dtype == pl.Float64 and (table.derived or not c.nullable)
     ]
+    off = {asset for asset in store.tables if store.planner.why_off(asset)}
+    columns = [c for c in columns if off.isdisjoint(a for a, _ in _follows_from(table.asset, c))]
     since, numbered = _counted_since(store.universe.instruments, table, columns)
     found = asked.missing(numbered, since)
     parts, rows = [], []

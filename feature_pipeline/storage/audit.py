@@ -354,6 +354,43 @@ class Audit:
             any=_T(" OR ").join(wrong for wrong, _ in problems),
         )
 
+    def restated(self, run_id: str | None, since: datetime) -> pl.DataFrame:
+        """Bars that took the place of others, by symbol: `bars` and their `first` and `last` day,
+        `before` and `after` (the last one's close), `low` and `high` (least and greatest of after /
+        before), `was` and `source` (providers), `every` (bars of all symbols); and of a split that
+        would explain `low`: `split`, `ex_date`, `recorded_at`.
+
+        Args:
+            run_id: whose writes; None - of anybody, from `since` on.
+        """
+        which = (
+            _T("t.run_id = {}").format(sql.Literal(run_id))
+            if run_id
+            else _T("t.recorded_at >= {}").format(sql.Literal(since))
+        )
+        return self._worst(
+            "SELECT r.*, s.split, s.ex_date, s.recorded_at, sum(r.bars) OVER ()::bigint AS every"
+            " FROM (SELECT t.symbol, count(*) AS bars, min({day}) AS first, max({day}) AS last,"
+            "  (array_agg(h.close ORDER BY t.time DESC))[1] AS before,"
+            "  (array_agg(t.close ORDER BY t.time DESC))[1] AS after,"
+            "  min(t.close / nullif(h.close, 0)) AS low, max(t.close / nullif(h.close, 0)) AS high,"
+            "  min(h.source) AS was, min(t.source) AS source"
+            # What replaces a row is recorded at the moment at which the old one leaves.
+            "  FROM gone h JOIN {table} t ON t.symbol = h.symbol AND t.time = h.time"
+            "  AND t.recorded_at = h.superseded_at WHERE {scope} AND {which} GROUP BY 1) r"
+            " LEFT JOIN LATERAL (SELECT a.value AS split, a.recorded_at,"
+            "  (a.time AT TIME ZONE 'UTC')::date AS ex_date"
+            "  FROM corporate_actions a WHERE a.symbol = r.symbol AND a.kind = 'split'"
+            "  AND (abs(a.value * r.low - 1) < 0.01 OR abs(a.value / r.low - 1) < 0.01)"
+            "  AND (a.time AT TIME ZONE 'UTC')::date > r.first"
+            "  ORDER BY a.time LIMIT 1) s ON true",
+            order="bars DESC, symbol",
+            first="gone AS MATERIALIZED (SELECT * FROM {history}"
+            " WHERE time >= {start_time} AND time < {end_time})",
+            history=sql.Identifier(f"{self.table.table}_history"),
+            which=which,
+        )
+
     # -- how new ------------------------------------------------------------------------------
 
     def newest_by_symbol(self, symbols: Sequence[str]) -> pl.DataFrame:
