@@ -13,6 +13,7 @@ import dagster as dg
 
 from feature_pipeline.assets.checks import TABLE_CHECKS
 from feature_pipeline.assets.corporate_actions import corporate_actions
+from feature_pipeline.assets.declare import asked_of
 from feature_pipeline.assets.documents import news, reddit
 from feature_pipeline.assets.features import features_1d
 from feature_pipeline.assets.indicators import indicators_1d
@@ -80,6 +81,15 @@ def build_defs(settings: Settings | None = None, **resources: Any) -> dg.Definit
                     lambda spec: spec.replace_attributes(
                         code_version=versions[spec.key.to_python_identifier()],
                         freshness_policy=fresh.get(spec.key.to_python_identifier()),
+                        metadata={
+                            **spec.metadata,
+                            **asked_of(
+                                spec.key.to_python_identifier(),
+                                universe,
+                                used["sources"],
+                                used["macro_source"],
+                            ),
+                        },
                     )
                 )
                 for asset in ASSETS

@@ -45,12 +45,14 @@ def store(settings: Settings) -> Store:
     Raises:
         SettingsError: there is no database.
     """
-    active = scorer(settings)
+    active, universe = scorer(settings), load_universe(settings)
     return Store(
         Database(_address(settings, "database_url"), settings.database_timeout_s),
-        load_universe(settings),
+        universe,
         build_tables(active.model, active.revision),
         wait=timedelta(seconds=settings.hole_wait_s),
+        off=off(settings, universe),
+        macro_provider=settings.macro_source,
     )
 
 
@@ -177,6 +179,12 @@ def with_credentials(name: str, settings: Settings, make: Callable[..., Any]) ->
     if absent:
         return Off(name, f"{name} is off: set {' and '.join(absent)} to switch it on")
     return make(*(secret.get_secret_value() for secret in held.values()))
+
+
+def off(settings: Settings, universe: Universe) -> dict[str, str]:
+    """Provider -> why it is not asked, and what to do about it."""
+    providers = (*sources(settings, universe).values(), macro_source(settings))
+    return {found.name: found.why for found in providers if isinstance(found, Off)}
 
 
 def scorer(settings: Settings) -> Scorer:

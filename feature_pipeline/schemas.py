@@ -119,16 +119,36 @@ class Fetched:
         failed: symbol (or series) -> why it could not be collected, in one line.
         asked: the symbols (or series) that were asked for, the failed ones included. Whether one
             that neither failed nor has rows should have had some is judged by the writer.
+        off: why the provider was not asked at all, in one line; then `asked` are those of whom
+            nothing is known for that reason, empty - everybody. Of tables that accumulate.
     """
 
     frame: pl.DataFrame
     failed: Mapping[str, str] = field(default_factory=dict)
     asked: tuple[str, ...] = ()
+    off: str = ""
 
     @property
     def answered(self) -> frozenset[str]:
         """Those asked for that did not fail, be it with no rows."""
         return frozenset(self.asked) - set(self.failed)
+
+
+@dataclass(frozen=True)
+class Twins:
+    """What tells that two rows are the same story under two identities; see `storage/twins.py`.
+
+    Args:
+        address: the column of its address in the web; a row without one is nobody's twin.
+        title: the column of its title, compared without regard to how it is written.
+        about: the column of the instruments it speaks of: twins speak of the same one.
+        days: how far apart in `time` rows of the same title may be.
+    """
+
+    address: str
+    title: str
+    about: str
+    days: int = 1
 
 
 @dataclass(frozen=True)
@@ -153,6 +173,7 @@ class TableSchema:
             less the partitioning column that TimescaleDB wants in it.
         written_by: of a table that several models write, with what the code versions of the active
             one end: a day that another one has written last is not written.
+        twins: what makes two rows the same story, of which the first one stays.
     """
 
     asset: str
@@ -169,6 +190,7 @@ class TableSchema:
     constants: Mapping[str, str] = field(default_factory=dict)
     identity: tuple[str, ...] = ()
     written_by: str = ""
+    twins: Twins | None = None
 
     @property
     def derived(self) -> bool:
@@ -391,6 +413,7 @@ def documents(channel: Literal["news", "reddit"]) -> TableSchema:
         may_be_empty=True,
         constants={"channel": channel},
         identity=("document_id",),
+        twins=Twins("url", "title", "symbols") if channel == "news" else None,
     )
 
 

@@ -15,6 +15,8 @@ from feature_pipeline.errors import SourceError
 from feature_pipeline.features.catalogue import DECLARED, TABLES, Feature, column_inputs
 from feature_pipeline.partitions import DAILY
 from feature_pipeline.schemas import TIMEFRAMES, Fetched, Input, TableSchema
+from feature_pipeline.sources import Off
+from feature_pipeline.storage.planning import kind_of
 from feature_pipeline.storage.store import WritePlan
 from feature_pipeline.universe import Instrument, SourceKind, Universe
 
@@ -132,6 +134,9 @@ def fetch(
 ) -> dict[str, Fetched]:
     """Ask each provider for the instruments that `universe.yaml` maps to it.
 
+    One that is off is not asked. Of an instrument for whom nobody else can be, nothing is known
+    then: that is what its answer says, about everybody where it is so of every instrument.
+
     Raises:
         SourceError: the universe names a provider that is not configured.
     """
@@ -146,4 +151,52 @@ def fetch(
             f"universe.yaml maps {chosen[unknown[0]][0].id} to source {unknown[0]!r} for {kind}; "
             f"there is {', '.join(sorted(sources))}"
         )
-    return {name: ask(sources[name], instruments) for name, instruments in sorted(chosen.items())}
+    off = {name for name, source in sources.items() if isinstance(source, Off)}
+    unheard = {i for i, providers in universe.providers(kind).items() if off.issuperset(providers)}
+    everybody = unheard == universe.providers(kind).keys()
+    answers = {}
+    for name, instruments in sorted(chosen.items()):
+        if name not in off:
+            answers[name] = ask(sources[name], instruments)
+        elif lost := tuple(i.id for i in instruments if i.id in unheard):
+            answers[name] = not_asked(plan.table, sources[name], lost, everybody=everybody)
+    return answers
+
+
+def asked_of(
+    asset: str, universe: Universe, sources: Mapping[str, Any], macro_source: Any
+) -> dict[str, dg.MarkdownMetadataValue]:
+    """Metadata of a source's table: who is asked, who is off, and what to do about it."""
+    table = TABLES[asset]
+    if table.derived:
+        return {}
+    named: dict[str, int] = {}
+    if table.about_instruments:
+        for providers in universe.providers(kind_of(asset)).values():
+            for name in providers:
+                named[name] = named.get(name, 0) + 1
+        said = {name: f"asked for {count} instruments" for name, count in named.items()}
+        found = sources
+    else:
+        said = {macro_source.name: f"asked for {', '.join(getattr(macro_source, 'series', ()))}"}
+        found = {macro_source.name: macro_source}
+    lines = ["provider | state | what", "--- | --- | ---"]
+    for name, words in sorted(said.items()):
+        source = found.get(name)
+        state = "unknown" if source is None else "off" if isinstance(source, Off) else "on"
+        lines.append(f"{name} | {state} | {source.why if isinstance(source, Off) else words}")
+    if not said:
+        lines = ["Nobody is asked: universe.yaml names no provider of it."]
+    return {"sources": dg.MetadataValue.md("\n".join(lines))}
+
+
+def not_asked(
+    table: TableSchema, provider: Off, symbols: tuple[str, ...] = (), *, everybody: bool = True
+) -> Fetched:
+    """The answer of a provider that is off, about some symbols, or about everybody.
+
+    A bar belongs to a session, and a session without one has an exception of its own.
+    """
+    if table.mode == "replace":
+        return Fetched(table.empty(), dict.fromkeys(symbols, provider.why), symbols)
+    return Fetched(table.empty(), asked=() if everybody else symbols, off=provider.why)

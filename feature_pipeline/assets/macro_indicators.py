@@ -2,9 +2,9 @@
 
 import dagster as dg
 
-from feature_pipeline.assets.declare import table_asset
+from feature_pipeline.assets.declare import not_asked, table_asset
 from feature_pipeline.schemas import Fetched
-from feature_pipeline.sources import MacroSource
+from feature_pipeline.sources import MacroSource, Off
 from feature_pipeline.storage.io_manager import StorageIOManager
 
 
@@ -12,9 +12,9 @@ from feature_pipeline.storage.io_manager import StorageIOManager
 def macro_indicators(
     context: dg.AssetExecutionContext,
     storage: dg.ResourceParam[StorageIOManager],
-    macro_source: dg.ResourceParam[MacroSource],
+    macro_source: dg.ResourceParam[MacroSource | Off],
 ) -> dict[str, Fetched]:
-    """VIX, federal funds rate and yield curve, each value from the moment of its release.
+    """VIX, interest rates, prices and unemployment, each value from the moment of its release.
 
     A revision is a new row beside the old one: what was known at a moment is the newest release
     available then.
@@ -22,4 +22,6 @@ def macro_indicators(
     plan = storage.plan(context)
     if plan.days.is_empty():
         return {}
+    if isinstance(macro_source, Off):
+        return {macro_source.name: not_asked(plan.table, macro_source)}
     return {macro_source.name: macro_source.macro(macro_source.series, *plan.window)}

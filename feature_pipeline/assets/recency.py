@@ -33,7 +33,8 @@ def freshness(store: Store, asset: str) -> Verdict:
     On the session grid each member is measured by the sessions of its own calendar that have ended;
     news, posts and macro series by their age, scores by the documents, actions by the days
     collected. Who has left is measured to the end of his membership. A universe without members
-    today has nothing that could be fresh: it passes, and what it reaches to is told.
+    today has nothing that could be fresh, nor has a table whose providers are all off: it passes,
+    and that is told.
     """
     today = store.clock().date()
     asked = audit(store, asset, today, today)
@@ -42,6 +43,8 @@ def freshness(store: Store, asset: str) -> Verdict:
         return _sessions_behind(store, asked, ended=ended)
     if asset == SCORES:
         return _scores_behind(store, asked)
+    if why := store.planner.why_off(asset):
+        return Verdict(True, why, error=False)
     if ended:
         newest = asked.newest()
         said = f"; the newest is of {newest:%Y-%m-%d %H:%M} UTC" if newest else ""

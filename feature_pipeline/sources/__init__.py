@@ -131,10 +131,29 @@ class Metered(Protocol):
         ...
 
 
+@runtime_checkable
+class Paced(Protocol):
+    """A provider that is asked over the network at a pace of ours. Optional: of one that says none,
+    an estimate counts no time for asking."""
+
+    @property
+    def seconds_per_call(self) -> float:
+        """From one request to the next, where many are made."""
+        ...
+
+
+def seconds_per_call(source: object) -> float:
+    """What a request takes at the provider's pace; nothing where it has none."""
+    return source.seconds_per_call if isinstance(source, Paced) else 0.0
+
+
 def calls_of(
     source: object, kind: Kind, instruments: Sequence[Instrument], start: date, end: date
 ) -> int:
-    """What a provider says a question costs, or one request per instrument (macro: one)."""
+    """What a provider says a question costs, or one request per instrument (macro: one); nothing
+    where it is off."""
+    if isinstance(source, Off):
+        return 0
     if isinstance(source, Metered):
         return source.calls(kind, instruments, start, end)
     return max(len(instruments), 1)

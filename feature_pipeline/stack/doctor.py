@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import difflib
 import importlib.metadata
+import importlib.util
 import os
 import platform
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
+from typing import get_args
 from urllib.parse import urlsplit
 
 from feature_pipeline.errors import FeaturePipelineError
 from feature_pipeline.settings import PREFIX, Settings, redact
 from feature_pipeline.stack import Stack
 from feature_pipeline.stack.server import EmbeddedServer
+from feature_pipeline.universe import SourceKind
 
 PACKAGES = ("dagster", "dagster-postgres", "polars", "psycopg", "redis")
 OLDEST_POSTGRES = 15
@@ -46,6 +49,8 @@ def findings() -> Iterator[Finding]:
     home = "" if settings.database_url and settings.redis_url else f"home {settings.home}"
     yield Finding(True, "settings", home or "external servers")
     yield _universe(settings)
+    yield from _sources(settings)
+    yield _scorer(settings)
     stack = Stack(settings)
     database = yield from _database(stack)
     yield from _redis(stack)
@@ -90,6 +95,54 @@ def _universe(settings: Settings) -> Finding:
     except FeaturePipelineError as error:
         return Finding(False, "universe", str(error), "correct the file")
     return Finding(True, "universe", f"{len(universe.instruments)} instruments")
+
+
+def _sources(settings: Settings) -> Iterator[Finding]:
+    """Every provider that the universe or the settings name: on, or off and what to set."""
+    from feature_pipeline.resources import load_universe, macro_source, sources
+    from feature_pipeline.sources import Off
+
+    try:
+        universe = load_universe(settings)
+    except FeaturePipelineError:
+        return  # said already
+    known, macro = sources(settings, universe), macro_source(settings)
+    used: dict[str, list[str]] = {}
+    for kind in get_args(SourceKind):
+        for name in sorted({p for named in universe.providers(kind).values() for p in named}):
+            used.setdefault(name, []).append(kind)
+    used.setdefault(macro.name, []).append("macro")
+    for name, kinds in sorted(used.items()):
+        source = macro if name == macro.name else known.get(name)
+        what = f"source {name}"
+        if source is None:
+            there = f"there is {', '.join(sorted(known))}"
+            yield Finding(False, what, "universe.yaml names it, nothing here has that name", there)
+        elif isinstance(source, Off):
+            _, _, fix = source.why.partition(": ")
+            yield Finding(True, what, f"off: no {', '.join(kinds)} from it", fix)
+        else:
+            yield Finding(True, what, f"on: {', '.join(kinds)}")
+
+
+def _scorer(settings: Settings) -> Finding:
+    """Which sentiment model scores, and whether it could."""
+    from feature_pipeline.resources import scorer
+    from feature_pipeline.sources.finbert import FinbertScorer
+
+    active = scorer(settings)
+    named = f"{settings.scorer}: {active.model} {active.revision}"
+    if not isinstance(active, FinbertScorer):
+        return Finding(True, "sentiment", named)
+    if importlib.util.find_spec("torch") is None:
+        return Finding(
+            False, "sentiment", f"{named}: torch is missing", "pip install torch==2.13.0"
+        )
+    if not active.present:
+        return Finding(
+            False, "sentiment", f"{named} is not in {active.models}", "feature-pipeline model fetch"
+        )
+    return Finding(True, "sentiment", f"{named} in {active.models}")
 
 
 def _runs(server: EmbeddedServer) -> Finding | None:

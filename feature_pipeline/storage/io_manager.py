@@ -22,6 +22,7 @@ from dagster._core.storage.tags import SCHEDULE_NAME_TAG
 from feature_pipeline import partitions
 from feature_pipeline.errors import MissingPartitionError, SchemaError, UniverseError
 from feature_pipeline.schemas import Fetched, Input
+from feature_pipeline.storage.planning import not_asked
 from feature_pipeline.storage.store import Store, WritePlan, WriteReport
 from feature_pipeline.symbols import checked_symbol
 
@@ -148,10 +149,14 @@ class StorageIOManager(dg.IOManager):
         _add_partition_metadata(context, about)
         yield from _materialized_before(context, _by_key(report.days.filter(pl.col("day") < first)))
         context.add_output_metadata(dict(_summary(plan, report)))
-        if report.exceptions.height or report.quarantined:
+        if off := self.store.planner.off_beside(plan.table.asset):
+            context.log.info("%s is collected without: %s", plan.table.asset, "; ".join(off))
+            context.add_output_metadata({"off": "; ".join(off)})
+        lacking = report.exceptions.filter(~not_asked(plan.table)).height
+        if lacking or report.quarantined:
             context.log.warning(
                 "%s: %d symbol-days without a row, %d rows in quarantine; see the metadata",
-                plan.table.asset, report.exceptions.height, report.quarantined,
+                plan.table.asset, lacking, report.quarantined,
             )  # fmt: skip
             instance, run_id = context.step_context.instance, context.run_id
             run = instance.get_run_by_id(run_id)

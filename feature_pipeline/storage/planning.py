@@ -25,7 +25,11 @@ from feature_pipeline.storage.writer import Writing
 from feature_pipeline.universe import SourceKind, Universe
 
 EVERYBODY = "*"
-"""An exception's symbol where a whole day of an input was not collected."""
+"""An exception's symbol where a whole day was not collected."""
+
+NOT_ASKED = "no_answer"
+"""An exception's status, in tables that accumulate, where the provider was off. Of bars the same
+word says that a provider has none for a session."""
 
 _NOBODY = pl.Schema({"day": pl.Date, "symbol": pl.String})
 _FOR = " for@"
@@ -89,6 +93,29 @@ class Planner:
     wait: timedelta
     clock: Callable[[], datetime]
     held: Callable[[TableSchema, date, date, Sequence[str] | None], pl.DataFrame]
+    off: Mapping[str, str] = field(default_factory=dict)
+    macro_provider: str = ""
+
+    def providers(self, asset: str) -> tuple[str, ...]:
+        """Who may be asked for a source's table, by name, those that are off included."""
+        table = self.tables[asset]
+        if table.derived:
+            return ()
+        if not table.about_instruments:
+            return (self.macro_provider,) if self.macro_provider else ()
+        named = self.universe.providers(kind_of(asset)).values()
+        return tuple(sorted({provider for providers in named for provider in providers}))
+
+    def off_beside(self, asset: str) -> list[str]:
+        """Of those who may be asked for a source's table, why some are not."""
+        return [self.off[name] for name in self.providers(asset) if name in self.off]
+
+    def why_off(self, asset: str) -> str:
+        """Why nobody can be asked for a source's table; empty where somebody can."""
+        providers = self.providers(asset)
+        if not providers or not self.off.keys() >= set(providers):
+            return ""
+        return "; ".join(self.off_beside(asset))
 
     def plan(
         self,
@@ -221,12 +248,17 @@ class Planner:
         particular.
         """
         table = self.tables[asset]
-        failed = self.ledger.exceptions(asset, start, end).filter(status="failed")
+        on_now = not_asked(table) & ~pl.col("source").is_in(list(self.off))
+        failed = self.ledger.exceptions(asset, start, end).filter(
+            (pl.col("status") == "failed") | on_now
+        )
         found = [
             self._incomplete(table, start, end, symbols),
             failed.select(
                 "day",
-                symbol=pl.col("symbol") if table.about_instruments else pl.lit(None, pl.String),
+                symbol=pl.when(
+                    pl.lit(table.about_instruments), pl.col("symbol") != EVERYBODY
+                ).then("symbol"),
             ),
         ]
         if _collects(table):
@@ -386,10 +418,15 @@ class Planner:
             without_it = [
                 i
                 for i, named in providers.items()
-                if any(i not in of.get(source, ()) for source in named)
+                if any(i not in of.get(source, ()) for source in self._asked(named))
             ]
             found.append(some.join(pl.DataFrame({"symbol": without_it}, _WHO), how="cross"))
         return pl.concat([pl.DataFrame(schema=_NOBODY), *found]).sort("day", "symbol")
+
+    def _asked(self, providers: Sequence[str]) -> Sequence[str]:
+        """Those that a day lacks where they have not written it: where somebody is asked, nobody
+        waits for who is off."""
+        return [name for name in providers if name not in self.off] or providers
 
     # -- what it follows from -----------------------------------------------------------------
 
@@ -458,7 +495,9 @@ class Planner:
                 self.uncollected(upstream, *_span(days))
                 .to_frame("day")
                 .with_columns(
-                    symbol=pl.lit(EVERYBODY), reason=pl.lit(f"{needed.asset} was not collected")
+                    symbol=pl.lit(EVERYBODY),
+                    status=pl.lit("failed"),
+                    reason=pl.lit(f"{needed.asset} was not collected"),
                 )
             )
             failed = self.ledger.exceptions(upstream.asset, *_span(days)).select(unknown.columns)
@@ -467,12 +506,17 @@ class Planner:
                     pl.lit(needed.asset).alias("source"),
                     "day",
                     "symbol",
-                    pl.lit("failed").alias("status"),
+                    "status",
                     "reason",
                 )
                 for part in (unknown, failed.unique(["day", "symbol"], keep="first"))
             ]
         return pl.concat(found).filter(pl.col("day").is_in(days.implode()))
+
+
+def not_asked(table: TableSchema) -> pl.Expr:
+    """Which exceptions say that a provider was off: nothing that is amiss."""
+    return (pl.col("status") == NOT_ASKED) & pl.lit(table.mode == "accumulate")
 
 
 _KINDS: Mapping[str, SourceKind] = {

@@ -74,13 +74,13 @@ def of_these_things(table: TableSchema, rows: pl.DataFrame) -> sql.Composable:
     identity = table.identity or table.key
     names = sql.SQL(", ").join(map(sql.Identifier, identity))
     return sql.SQL("JOIN (SELECT DISTINCT * FROM unnest({}) AS i ({})) i USING ({})").format(
-        sql.SQL(", ").join(_array(rows[name], table.column(name).sql_type) for name in identity),
+        sql.SQL(", ").join(array(rows[name], table.column(name).sql_type) for name in identity),
         names,
         names,
     )
 
 
-def _array(values: pl.Series, sql_type: str) -> sql.Composable:
+def array(values: pl.Series, sql_type: str) -> sql.Composable:
     """An array literal, put together by Polars: there may be a hundred thousand values."""
     if values.dtype == UTC_TIME:
         values = values.dt.strftime("%Y-%m-%d %H:%M:%S%.6f+00")
@@ -190,9 +190,9 @@ def write_exceptions(
     there = f"SELECT EXISTS (SELECT FROM partition_exceptions WHERE {condition})"
     if batch.exceptions.is_empty() and not one(connection, there, values):
         return batch.days.clear()
-    if batch.asked is not None:  # whoever was asked for them before: a symbol has one provider
-        condition += " AND symbol = ANY(%s)"
-        values.append(list(batch.asked))
+    if batch.asked is not None:  # whoever was asked for them before, and is no longer
+        condition += " AND symbol = ANY(%s) AND source <> ALL(%s)"
+        values += [list(batch.asked), list(batch.others)]
     who = ["source", "day", "symbol"]
     deleted = connection.execute(
         f"DELETE FROM partition_exceptions WHERE {condition} RETURNING source, day, symbol", values

@@ -7,7 +7,7 @@ live beside it: `planning.py`, `writer.py` (the write contract), `ledger.py`, `r
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from functools import cached_property, partial
 
@@ -18,7 +18,13 @@ from feature_pipeline.storage import quarantine, reader, reports, validate
 from feature_pipeline.storage.changes import EXCEPTIONS
 from feature_pipeline.storage.database import Database
 from feature_pipeline.storage.ledger import Ledger
-from feature_pipeline.storage.planning import EVERYBODY, Planner, WritePlan, on_grid
+from feature_pipeline.storage.planning import (
+    EVERYBODY,
+    NOT_ASKED,
+    Planner,
+    WritePlan,
+    on_grid,
+)
 from feature_pipeline.storage.writer import Batch, Writer
 from feature_pipeline.universe import Universe
 
@@ -34,7 +40,7 @@ class WriteReport:
     graph compares them.
 
     `days` has one row per day planned: `day`, `rows` in the partition, `written`, `unchanged`,
-    `fenced`. `exceptions` has `source`, `day`, `symbol`, `status`, `reason`.
+    `fenced`, `duplicate`. `exceptions` has `source`, `day`, `symbol`, `status`, `reason`.
     """
 
     input: int
@@ -70,6 +76,8 @@ class Store:
         publication_delay: how long after its close a bar may rightly be missing.
         wait: how long a read waits for days that another run is writing.
         clock: UTC now.
+        off: provider -> why it is not asked; see `sources.Off`.
+        macro_provider: who is asked for macro series.
     """
 
     database: Database
@@ -78,6 +86,8 @@ class Store:
     publication_delay: timedelta = timedelta(minutes=15)
     wait: timedelta = timedelta(minutes=15)
     clock: Callable[[], datetime] = utc_now
+    off: Mapping[str, str] = field(default_factory=dict)
+    macro_provider: str = ""
 
     @cached_property
     def ledger(self) -> Ledger:
@@ -101,6 +111,8 @@ class Store:
             self.wait,
             lambda: self.clock(),
             self._held,
+            self.off,
+            self.macro_provider,
         )
 
     def plan(
@@ -265,7 +277,8 @@ class Store:
         for source, fetched in answers.items():
             checked = self._check(plan, fetched, source)
             checks.append(checked)
-            batches.append(self._batch(plan, source, fetched, checked))
+            others = frozenset(answers) - {source}
+            batches.append(replace(self._batch(plan, source, fetched, checked), others=others))
         days = [self.writer.write(plan.table, plan.writing, batch) for batch in batches]
         tallies = [
             reports.tally(plan, *one)
@@ -311,7 +324,7 @@ class Store:
                 source,
                 checked.good,
                 plan.days,
-                asked=(*fetched.asked, *fetched.failed),
+                asked=(EVERYBODY, *fetched.asked, *fetched.failed),
                 exceptions=_failures(plan, source, fetched),
                 quarantined=checked.quarantined,
             )
@@ -480,8 +493,11 @@ def _failed(fetched: Fetched) -> pl.DataFrame:
 
 
 def _failures(plan: WritePlan, source: str, fetched: Fetched) -> pl.DataFrame:
-    """Exceptions of a table that may be empty: a failed symbol is one on every day."""
-    status = pl.lit("failed").alias("status")
+    """Exceptions of a table that may be empty: a failed symbol is one on every day, and so is who
+    was not asked for."""
+    status = pl.lit(NOT_ASKED if fetched.off else "failed").alias("status")
+    if fetched.off:
+        fetched = replace(fetched, failed=dict.fromkeys(fetched.asked or [EVERYBODY], fetched.off))
     return (
         plan.days.to_frame("day")
         .join(_failed(fetched), how="cross")
@@ -499,7 +515,7 @@ def _report(
     empty = pl.DataFrame(
         schema={
             "day": pl.Date,
-            **dict.fromkeys(("rows", "written", "unchanged", "fenced"), pl.Int64),
+            **dict.fromkeys(("rows", "written", "unchanged", "fenced", "duplicate"), pl.Int64),
         }
     )
     by_day = pl.concat([empty, *days]).group_by("day").agg(pl.exclude("day").sum()).sort("day")

@@ -20,8 +20,9 @@ from feature_pipeline.definitions import JOB, build_defs
 from feature_pipeline.features.catalogue import TABLES
 from feature_pipeline.resources import code_versions
 from feature_pipeline.settings import Settings
+from feature_pipeline.sources import Off
 from feature_pipeline.storage.database import Database
-from feature_pipeline.storage.io_manager import SYMBOLS_TAG, StorageIOManager
+from feature_pipeline.storage.io_manager import ONLY_MISSING_TAG, SYMBOLS_TAG, StorageIOManager
 from feature_pipeline.storage.store import Store
 from feature_pipeline.universe import Universe
 from feature_pipeline_tests.assets.world import END, START, MadeScorer, MadeSource
@@ -57,15 +58,31 @@ class Graph:
 
     @cached_property
     def store(self) -> Store:
-        return Store(Database(self.url, 60), self.universe, TABLES, wait=timedelta(seconds=30))
+        providers = (*self._providers["sources"].values(), self._macro)
+        return Store(
+            Database(self.url, 60),
+            self.universe,
+            TABLES,
+            wait=timedelta(seconds=30),
+            off={p.name: p.why for p in providers if isinstance(p, Off)},
+            macro_provider=self._macro.name,
+        )
+
+    @property
+    def _macro(self) -> Any:
+        return self._providers["macro_source"]
+
+    @property
+    def _providers(self) -> dict[str, Any]:
+        made = {"sources": {self.source.name: self.source}, "macro_source": self.source}
+        return {name: (self.overrides or {}).get(name, source) for name, source in made.items()}
 
     @property
     def resources(self) -> dict[str, Any]:
         return {
             "storage": StorageIOManager(self.store),
             "universe": self.universe,
-            "sources": {self.source.name: self.source},
-            "macro_source": self.source,
+            **self._providers,
             "scorer": self.scorer,
             **(self.overrides or {}),
         }
@@ -79,12 +96,15 @@ class Graph:
         *,
         check: bool = True,
         versions: Mapping[str, str] | None = None,
+        only_missing: bool = False,
     ) -> dg.ExecuteInProcessResult:
         """One run of the days [start, end); `versions` replaces code versions of assets."""
         tags = {
             ASSET_PARTITION_RANGE_START_TAG: start.isoformat(),
             ASSET_PARTITION_RANGE_END_TAG: (end - timedelta(days=1)).isoformat(),
         }
+        if only_missing:
+            tags[ONLY_MISSING_TAG] = "true"
         if symbols:
             tags[SYMBOLS_TAG] = ",".join(symbols)
         defs = _with_versions(build_defs(Settings(), **self.resources), versions or {})
