@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from feature_pipeline.cli import backfill, data, explain, features, quarantine, stack
+from feature_pipeline.cli import backfill, data, explain, features, model, quarantine, stack
 from feature_pipeline.errors import FeaturePipelineError
 
 
@@ -52,6 +52,7 @@ app.command(rich_help_panel=LOOK)(stack.logs)
 app.command(rich_help_panel=REPAIR)(backfill.backfill)
 app.add_typer(quarantine.quarantine, name="quarantine", rich_help_panel=REPAIR)
 app.add_typer(data.online, name="online", rich_help_panel=REPAIR)
+app.add_typer(model.model, name="model", rich_help_panel=REPAIR)
 app.command(rich_help_panel=REPAIR)(stack.migrate)
 app.command(rich_help_panel=SERVERS)(stack.up)
 app.command(rich_help_panel=SERVERS)(stack.down)

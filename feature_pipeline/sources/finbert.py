@@ -8,6 +8,7 @@ alone; bringing them here is `hub.py`'s.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -113,7 +114,7 @@ class FinbertScorer:
         threads: int | None = None,
         batch_tokens: int | None = None,
     ) -> None:
-        self.release = release
+        self.release, self.models = release, models
         self.where = release.within(models)
         self._int8, self._threads, self._batch_tokens = int8, threads, batch_tokens
 
@@ -178,8 +179,8 @@ class FinbertScorer:
     def _loaded(self) -> _Loaded:
         if not self.present:
             raise ModelError(
-                f"the sentiment model {self.model} is not in {self.where.parent.parent}; fetch it "
-                "with `feature-pipeline model fetch`"
+                f"the sentiment model {self.model} is not in {self.models}; fetch it with "
+                "`feature-pipeline model fetch`"
             )
         return _load(self.where, self._int8, self._threads)
 
@@ -267,9 +268,11 @@ def _load(where: Path, int8: bool, threads: int | None) -> _Loaded:
     network.eval()
     device = "cuda" if torch.cuda.is_available() and not int8 else "cpu"
     if int8:
-        network = torch.ao.quantization.quantize_dynamic(
-            network, {torch.nn.Linear}, dtype=torch.qint8
-        )
+        with warnings.catch_warnings():  # deprecated for newer releases: torch is pinned
+            warnings.simplefilter("ignore")
+            network = torch.ao.quantization.quantize_dynamic(
+                network, {torch.nn.Linear}, dtype=torch.qint8
+            )
     return _Loaded(tokenizer, network.to(device), device, columns)
 
 
