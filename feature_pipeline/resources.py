@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
+from functools import partial
 from typing import Any, Literal
 
 import dagster as dg
@@ -27,8 +28,10 @@ from feature_pipeline.sources import Off, Scorer
 from feature_pipeline.sources.crypto import EXCHANGES, CryptoSource
 from feature_pipeline.sources.dukascopy import DukascopySource
 from feature_pipeline.sources.finbert import FinbertScorer
+from feature_pipeline.sources.edgar import EdgarSource
 from feature_pipeline.sources.fred import FredSource
 from feature_pipeline.sources.lexicon import LexiconScorer
+from feature_pipeline.sources.reddit import RedditSource
 from feature_pipeline.sources.sample import SampleSource
 from feature_pipeline.sources.yahoo import YahooSource
 from feature_pipeline.storage import registry
@@ -150,7 +153,11 @@ def sources(settings: Settings, universe: Universe) -> dict[str, Any]:
     Nothing is asked, and no client library is imported, before the first question.
     """
     exchanges = (CryptoSource(name) for name in EXCHANGES)
-    known = (SampleSource(), YahooSource(), DukascopySource(), *exchanges)
+    edgar = with_credentials("edgar", settings, EdgarSource)
+    reddit = with_credentials(
+        "reddit", settings, partial(RedditSource, subreddits=universe.subreddits)
+    )
+    known = (SampleSource(), YahooSource(), DukascopySource(), *exchanges, edgar, reddit)
     return {source.name: source for source in known}
 
 

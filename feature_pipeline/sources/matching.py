@@ -38,8 +38,8 @@ from feature_pipeline.universe import Instrument
 MOST_READ = 50_000
 """Characters of a title and a text together that are searched; what comes later is not read."""
 
-_DOCUMENTS = pl.Schema({"title": pl.String, "text": pl.String, "time": UTC_TIME})
-_FOUND = pl.Schema(
+_DOCUMENTS = pl.Schema([("title", pl.String), ("text", pl.String), ("time", UTC_TIME)])
+_TERMS = pl.Schema(
     {
         "key": pl.String,
         "symbol": pl.String,
@@ -163,7 +163,7 @@ class Matcher:
             for i in self._instruments
             for key, rule, word, (first, end) in _ways(i)
         ]
-        return pl.DataFrame(rows, schema=_FOUND, orient="row").unique()
+        return pl.DataFrame(rows, schema=_TERMS, orient="row").unique()
 
     @cached_property
     def _ordinary(self) -> list[str]:

@@ -67,7 +67,7 @@ def found(title: str | None, text: str | None = None, moment: datetime = NOW) ->
         {"title": [title], "text": [text], "time": [moment]},
         schema_overrides={"title": pl.String, "text": pl.String},
     )
-    return MATCHER.match(frame)[0].to_list()  # type: ignore[no-any-return]
+    return MATCHER.match(frame)[0].to_list()
 
 
 @pytest.mark.parametrize(
