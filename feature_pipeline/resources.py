@@ -27,8 +27,8 @@ from feature_pipeline.settings import PREFIX, Settings
 from feature_pipeline.sources import Off, Scorer
 from feature_pipeline.sources.crypto import EXCHANGES, CryptoSource
 from feature_pipeline.sources.dukascopy import DukascopySource
-from feature_pipeline.sources.finbert import FinbertScorer
 from feature_pipeline.sources.edgar import EdgarSource
+from feature_pipeline.sources.finbert import FinbertScorer
 from feature_pipeline.sources.fred import FredSource
 from feature_pipeline.sources.lexicon import LexiconScorer
 from feature_pipeline.sources.reddit import RedditSource
