@@ -12,14 +12,10 @@ import unicodedata
 from functools import cache
 
 import nh3
-import polars as pl
 from w3lib.url import canonicalize_url
 
 LONGEST_URL = 2_000
 """Characters of an address; what is longer is no usable one."""
-
-SHORTEST_KEY = 20
-"""Characters of a folded title below which it says too little to tell two stories apart."""
 
 _MOST_MARKUP = 2_000
 """Tags of one text that are read: the sanitiser's time grows with their square (0.2 s here)."""
@@ -62,8 +58,6 @@ _PLACE = re.compile(
     r"(?P<host>[a-z0-9_](?:[a-z0-9._-]*[a-z0-9])?|\[[0-9a-f:.]+\])\.?(?::(?P<port>\d{1,5}))?"
 )
 _USUAL_PORT = {"http": "80", "https": "443"}
-
-_PUBLISHER = r"\s+[-|\x{2013}\x{2014}]\s+[^-|]{1,40}$"
 
 
 def plain(text: str | None, *, most: int = 20_000) -> str | None:
@@ -125,21 +119,6 @@ def canonical_url(url: str) -> str | None:
     told = "&".join(pair for pair in kept if pair)
     address = f"{scheme}{colon}{place}/{path}{'?' if told else ''}{told}"
     return address if len(address) <= LONGEST_URL else None
-
-
-def title_key(title: pl.Expr) -> pl.Expr:
-    """What is left of a title when two providers' ways of writing it are set aside.
-
-    Letters and digits alone, in lower case, without the publisher that aggregators append (`... -
-    Reuters`). Null where that is shorter than `SHORTEST_KEY`: "Markets wrap" is no story.
-    """
-    written = title.str.normalize("NFKC")
-    keys = [_folded(text) for text in (written.str.replace(_PUBLISHER, ""), written)]
-    return pl.coalesce(pl.when(key.str.len_chars() >= SHORTEST_KEY).then(key) for key in keys)
-
-
-def _folded(text: pl.Expr) -> pl.Expr:
-    return text.str.to_lowercase().str.replace_all(r"[^\p{L}\p{N}]+", " ").str.strip_chars()
 
 
 def _whole(text: str) -> str:

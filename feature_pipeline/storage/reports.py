@@ -60,7 +60,7 @@ def tally(
             "input": fetched.frame.height,
             "outside": outside,
             **{name: int(days[name].sum()) for name in ("written", "unchanged", "fenced")},
-            "duplicate": checked.duplicate,
+            "duplicate": checked.duplicate + int(days["duplicate"].sum()),
             "unfinished": checked.unfinished,
             "quarantined": batch.quarantined.height,
         },

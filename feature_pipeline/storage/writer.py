@@ -1,9 +1,9 @@
 """The write contract: one function writes every table, and a partition is all old or all new.
 
-One transaction per calendar month: lock -> drop what a newer writer has written -> keep replaced
-source rows in history -> delete -> binary COPY -> ledger -> commit. What is to change is worked out
-in `changes.py`, the statements are in `statements.py`; deciding what is written at all, and judging
-what a source answered, is the store's (`store.py`).
+One transaction per calendar month: lock -> drop what a newer writer has written, and what is told
+already (`twins.py`) -> keep replaced source rows in history -> delete -> binary COPY -> ledger ->
+commit. What is to change is worked out in `changes.py`, the statements are in `statements.py`;
+deciding what is written at all, and judging what a source answered, is the store's (`store.py`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from psycopg import sql
 
 from feature_pipeline.errors import DatabaseError
 from feature_pipeline.schemas import UTC_TIME, TableSchema
-from feature_pipeline.storage import changes, statements
+from feature_pipeline.storage import changes, statements, twins
 from feature_pipeline.storage.changes import Batch, Change, Writing, of_days
 from feature_pipeline.storage.database import Database, copy_in
 
@@ -46,6 +46,8 @@ class _Done:
     and of those fenced."""
     unchanged: pl.DataFrame
     fenced: pl.DataFrame
+    duplicate: pl.DataFrame
+    """The same of those that tell again what another row tells."""
 
 
 @dataclass
@@ -68,7 +70,7 @@ class Writer:
 
         Returns:
             One row per day written: `day`, `rows` of the source in the partition now, `written`,
-            `unchanged` and `fenced` rows of this batch.
+            `unchanged`, `fenced` and `duplicate` rows of this batch.
 
         Raises:
             DatabaseError: the database refused, or did not answer in time; the months it was at
@@ -87,7 +89,8 @@ class Writer:
 
     def _month(self, table: TableSchema, writing: Writing, batch: Batch) -> _Done:
         """One transaction, and the settlement of a COMMIT whose answer was lost."""
-        batch = batch.prepared(table)
+        if table.twins is None:  # else what is written is known only under the lock
+            batch = batch.prepared(table)
         first = batch.days[0]
         # What accumulates is searched by identity, not by day: its writers exclude each other.
         month = 0 if table.mode == "accumulate" else first.year * 12 + first.month
@@ -123,6 +126,7 @@ class Writer:
         connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", lock)
         ledger = statements.ledger_of(connection, table, batch.days)
         self.trace("token")
+        batch, repeated = self._without_twins(table, batch)
         allowed = batch
         if table.mode == "replace":
             allowed = _without_newer(table, writing, batch, ledger)
@@ -134,10 +138,22 @@ class Writer:
             connection, table, writing, _entries(table, change, ledger, renewed)
         )
         statements.write_quarantine(connection, table, writing, batch, now)
-        done = _done(batch, allowed, change, ledger)
+        done = _done(batch, allowed, change, ledger, repeated)
         if done.fenced.is_empty():
             statements.write_releases(connection, batch, now)
         return done
+
+    def _without_twins(self, table: TableSchema, batch: Batch) -> tuple[Batch, pl.DataFrame]:
+        """The batch without the rows that are told already, prepared; and those rows. A row that a
+        person released is written whatever else is told."""
+        repeated = batch.rows.clear()
+        if table.twins is None:
+            return batch, repeated
+        if batch.rows.height and not batch.released:
+            held = twins.stored(self.database, table, batch.rows)
+            told = twins.sort_out(table, batch.rows, held)
+            batch, repeated = replace(batch, rows=told.rows), told.repeated
+        return batch.prepared(table), repeated
 
     def _change(
         self,
@@ -279,7 +295,9 @@ def _without_newer(
     return batch.of(changes.without(batch.days, fenced))
 
 
-def _done(batch: Batch, allowed: Batch, change: Change, ledger: pl.DataFrame) -> _Done:
+def _done(
+    batch: Batch, allowed: Batch, change: Change, ledger: pl.DataFrame, repeated: pl.DataFrame
+) -> _Done:
     ours = pl.col("source") == batch.source
     rows = change.entries.filter(ours).select("day", "rows")
     fenced = change.fenced.select("day")
@@ -288,7 +306,7 @@ def _done(batch: Batch, allowed: Batch, change: Change, ledger: pl.DataFrame) ->
         rows = pl.concat([rows, of_days(ledger.filter(ours).select("day", "rows"), left)])
         fenced = pl.concat([fenced, of_days(batch.rows.select("day"), left)])
     written, unchanged = _per_day(change.insert), _per_day(change.known)
-    return _Done(allowed.days, rows, written, unchanged, _per_day(fenced))
+    return _Done(allowed.days, rows, written, unchanged, _per_day(fenced), _per_day(repeated))
 
 
 def _per_day(rows: pl.DataFrame) -> pl.DataFrame:
@@ -296,7 +314,7 @@ def _per_day(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def _report(done: Sequence[_Done]) -> pl.DataFrame:
-    """`day`, `rows`, `written`, `unchanged`, `fenced`: one row per day of the batch."""
+    """`day`, `rows`, `written`, `unchanged`, `fenced`, `duplicate`: one row per day written."""
 
     def together(name: str) -> pl.DataFrame:
         return pl.concat(getattr(part, name) for part in done).rename({"count": name})
@@ -306,6 +324,7 @@ def _report(done: Sequence[_Done]) -> pl.DataFrame:
         .join(together("written"), on="day", how="left")
         .join(together("unchanged"), on="day", how="left")
         .join(together("fenced"), on="day", how="left")
+        .join(together("duplicate"), on="day", how="left")
         .with_columns(pl.exclude("day").fill_null(0))
         .sort("day")
     )

@@ -6,17 +6,14 @@ import time
 import tracemalloc
 import unicodedata
 
-import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feature_pipeline.sources.text import (
     LONGEST_URL,
-    SHORTEST_KEY,
     canonical_url,
     plain,
-    title_key,
 )
 
 MEGABYTE = 1_000_000
@@ -174,28 +171,3 @@ def test_an_address_is_plain_and_stays_what_it_is(url: str) -> None:
         assert " " not in address
         assert address.startswith(("http://", "https://"))
         assert canonical_url(address) == address
-
-
-def keys(*titles: str) -> list[str | None]:
-    return pl.DataFrame({"title": titles}).select(title_key(pl.col("title"))).to_series().to_list()
-
-
-def test_ways_of_writing_a_title_have_one_key() -> None:
-    same = keys(
-        "Apple\u2019s shares JUMP after results",
-        "Apple's shares jump after results!",
-        "Apple's shares jump after results - Reuters",
-        "Apple's shares jump after results | The Wall Street Journal",
-        "\uff21pple's shares jump after results",
-    )
-    assert len(set(same)) == 1
-    assert same[0] == "apple s shares jump after results"
-
-
-def test_a_title_that_says_little_has_no_key() -> None:
-    assert keys("Markets wrap", "Markets wrap - Reuters daily", "\U0001f680" * 30) == [
-        None,
-        "markets wrap reuters daily",
-        None,
-    ]
-    assert len("markets wrap reuters") >= SHORTEST_KEY
