@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import json
 import math
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from feature_pipeline.errors import SchemaError
 from feature_pipeline.features.catalogue import TABLES
-from feature_pipeline.schemas import STATE_VECTOR_FIELDS
-from feature_pipeline.storage.validate import Checked, check
+from feature_pipeline.schemas import STATE_VECTOR_FIELDS, Fetched
+from feature_pipeline.storage.frames import boundary
+from feature_pipeline.storage.validate import CONTRADICTION, OUTDATED, Checked, check
 from feature_pipeline_tests.storage.support import (
     JANUARY,
     NOW,
     Desk,
     articles,
+    assert_conserved,
     bars,
     fetched,
+    sessions,
 )
 
 BARS = TABLES["ohlcv_1d"]
@@ -60,7 +63,7 @@ def changed(**values: object) -> pl.DataFrame:
             {"availability_basis": "perhaps"},
             "availability_basis is none of observed, assumed",
         ),
-        ({"time": NOW + timedelta(days=1)}, "it lies in the future"),
+        ({"time": datetime(2020, 6, 2, tzinfo=UTC)}, "it lies in the future"),
         ({"time": datetime(2019, 1, 2, tzinfo=UTC)}, "it lies outside the days asked for"),
         ({"time": datetime(2020, 2, 3, tzinfo=UTC)}, "it lies outside the days asked for"),
     ],
@@ -235,3 +238,174 @@ def test_a_state_vector_that_breaks_its_scale_is_not_stored(values, reason):
 
 def test_what_is_missing_breaks_no_scale():
     assert judged(vector(sentiment=None, rsi=0.0, vix=1.0), "state_vectors_1d").good.height == 1
+
+
+# -- any bars at all ------------------------------------------------------------------------------
+
+NUMBERS = st.sampled_from([None, math.nan, math.inf, -math.inf, -1.0, 0.0, 0.5, 1.0, 2.0, 3.0])
+MOMENTS = st.sampled_from(
+    [
+        None,
+        datetime(2020, 1, 6, tzinfo=UTC),
+        datetime(2020, 1, 7, tzinfo=UTC),
+        datetime(2020, 1, 31, tzinfo=UTC),
+        datetime(2020, 2, 1, tzinfo=UTC),
+        datetime(2019, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC),
+        NOW,
+        datetime(2020, 6, 30, tzinfo=UTC),
+        datetime(1, 1, 1, tzinfo=UTC),
+    ]
+)
+ROWS = st.fixed_dictionaries(
+    {
+        "symbol": st.sampled_from(["A", "A", "BB", "BB", "nobody", "A\0", "\0", "", None]),
+        "time": MOMENTS,
+        "available_at": MOMENTS,
+        "availability_basis": st.sampled_from(["assumed", "observed", "perhaps", "\0", None]),
+        "open": NUMBERS,
+        "high": NUMBERS,
+        "low": NUMBERS,
+        "close": NUMBERS,
+        "volume": NUMBERS,
+        "spread": NUMBERS,
+        "source": st.sampled_from(["made", "made", "ma\0de", None]),
+    }
+)
+# Most of what providers say is right: mix in rows that are, but for one column.
+FINE = BAR.with_columns(spread=pl.lit(None, dtype=pl.Float64)).row(0, named=True)
+NEARLY = st.builds(lambda row, name: {**FINE, name: row[name]}, ROWS, st.sampled_from(sorted(FINE)))
+
+
+def first_wrong(row: dict, window: tuple[date, date]) -> str | None:
+    """The reason by hand, row by row: what the schema says, said once more."""
+    for name in ("symbol", "time", "available_at", "availability_basis", "source"):
+        if row[name] is None:
+            return f"{name} is missing"
+    for name in ("symbol", "availability_basis", "source"):
+        if "\0" in row[name]:
+            return f"{name} holds a NUL character"
+    if row["availability_basis"] not in ("observed", "assumed"):
+        return "availability_basis is none of observed, assumed"
+    if row["symbol"] not in ("A", "BB"):
+        return "unknown symbol"
+    prices = [row[name] for name in ("open", "high", "low", "close")]
+    if any(p is None or not math.isfinite(p) for p in prices):
+        return "a price is missing or not finite"
+    if row["volume"] is None or not math.isfinite(row["volume"]):
+        return "volume is missing or not finite"
+    if min(prices) <= 0:
+        return "a price is not positive"
+    if row["volume"] < 0:
+        return "volume is negative"
+    if row["high"] < row["low"]:
+        return "high is below low"
+    if not all(row["low"] <= row[name] <= row["high"] for name in ("open", "close")):
+        return "open or close lies outside [low, high]"
+    if row["time"].time() != time(0):
+        return "a daily bar's time is not 00:00 UTC"
+    if row["time"] > NOW:
+        return "it lies in the future"
+    if not window[0] <= row["time"].date() < window[1]:
+        return "it lies outside the days asked for"
+    return None
+
+
+@given(rows=st.lists(st.one_of(ROWS, NEARLY), max_size=12))
+@settings(max_examples=150, deadline=None)
+def test_any_bars_are_judged_as_by_hand(rows: list[dict]) -> None:
+    frame = pl.DataFrame(rows, schema={c.name: c.dtype for c in BARS.columns})
+    found = judged(frame)
+    reasons = found.quarantined["reason"].to_list()
+    expected = [first_wrong(row, JANUARY) for row in rows]
+    assert sorted(r for r in reasons if r not in (CONTRADICTION, OUTDATED)) == sorted(
+        filter(None, expected)
+    )
+    # No row is lost and none is made.
+    assert len(rows) == (
+        found.good.height + found.quarantined.height + found.duplicate + found.unfinished
+    )
+    assert found.unfinished == sum(
+        reason is None and row["available_at"] > NOW
+        for reason, row in zip(expected, rows, strict=True)
+    )
+    assert not found.good.select(pl.struct("symbol", "time").is_duplicated().any()).item()
+    assert found.good.schema == frame.schema
+
+
+def test_one_row_among_many_costs_that_row() -> None:
+    """However many rows: the others stay as they are, and in their order."""
+    many = bars(["A", "BB"], JANUARY)
+    spoilt = many.with_columns(
+        pl.when(pl.int_range(pl.len()) == 7).then(math.nan).otherwise("close").alias("close")
+    )
+    found = judged(spoilt)
+    assert found.quarantined.height == 1
+    rest = many.with_row_index().filter(pl.col("index") != 7).drop("index")
+    assert found.good.equals(BARS.conform(rest))
+
+
+@pytest.mark.parametrize("asset", TABLES)
+def test_every_table_can_be_judged(asset: str) -> None:
+    """Its types have a counterpart, and no two rules the same words."""
+    table = TABLES[asset]
+    rules = boundary(table, NOW, JANUARY, ["A"])
+    empty, none = rules.split(table.empty())
+    assert empty.equals(table.empty())
+    assert none.is_empty()
+    assert [c.dtype for c in rules.schema.columns().values()] == [
+        pl.Series([], dtype=c.dtype).dtype for c in table.columns
+    ]
+    assert len(set(rules.reasons.values())) == len(rules.reasons)
+    assert {rule.reason for rule in table.rules} <= set(rules.reasons.values())
+
+
+WEEKS, LATER = (date(2020, 1, 6), date(2020, 1, 15)), NOW + timedelta(hours=1)
+MESSY = st.lists(
+    st.tuples(
+        st.sampled_from(["A", "BB", "nobody"]),
+        st.integers(0, 6),
+        st.sampled_from([2.0, 2.0, 2.5, math.nan, -1.0]),
+        st.booleans(),
+    ),
+    max_size=14,
+)
+
+
+@given(answers=st.lists(MESSY, min_size=1, max_size=4), fences=st.booleans())
+@settings(
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_every_row_of_every_answer_is_accounted_for(desk: Desk, answers, fences) -> None:
+    """input = written + unchanged + duplicate + unfinished + fenced + quarantined, always."""
+    with desk.store.database.connection() as link:
+        link.execute("TRUNCATE ohlcv_1d, ohlcv_1d_history, partition_ledger, quarantine")
+
+    def answer(rows) -> pl.DataFrame:
+        made = [
+            bars([symbol], WEEKS)
+            .slice(number, 1)
+            .with_columns(
+                open=pl.lit(2.0),
+                high=pl.lit(3.0),
+                low=pl.lit(1.0),
+                close=pl.lit(close),
+                available_at=pl.lit(LATER) if later else pl.col("available_at"),
+            )
+            for symbol, number, close, later in rows
+        ]
+        return pl.concat([bars(["A"]).clear(), *made])
+
+    assert sessions(WEEKS).height == 7
+    reports = []
+    with desk.planned("ohlcv_1d") as late:
+        for rows in answers:
+            frame = answer(rows)
+            reports.append((frame, desk.write("ohlcv_1d", {"made": Fetched(frame, {}, ("A",))})))
+        if fences:  # whoever began before them comes after them
+            frame = answer(answers[0])
+            reports.append((frame, desk.store.write(late, {"made": Fetched(frame, {}, ("A",))})))
+    for frame, report in reports:
+        assert report.input == frame.height
+        assert_conserved(report)
+    held = desk.one("SELECT count(*) FROM ohlcv_1d")
+    assert held <= sum(report.written for _, report in reports)
