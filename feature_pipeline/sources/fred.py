@@ -104,22 +104,25 @@ class FredSource:
 
     Args:
         key: of the FRED API.
+        catalogue: the series that are collected, and from when on they are known.
         root_url: address of the API.
         limits: see `LIMITS`.
         clock: UTC now.
     """
 
     name = "fred"
-    series: Sequence[str] = tuple(SERIES)
 
     def __init__(
         self,
         key: str,
         *,
+        catalogue: Mapping[str, Series] = SERIES,
         root_url: str = ROOT_URL,
         limits: Limits = LIMITS,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
+        self.series: Sequence[str] = tuple(catalogue)
+        self._catalogue = catalogue
         self._key = key
         self._root_url = root_url.rstrip("/")
         self._limits = limits
@@ -136,7 +139,7 @@ class FredSource:
         """One for what each series is called, and one for its values or for each `WINDOW` of its
         releases."""
         windows = len(list(_windows(start, end)))
-        return sum(1 + (windows if s.releases else 1) for s in SERIES.values())
+        return sum(1 + (windows if s.releases else 1) for s in self._catalogue.values())
 
     def macro(self, series_ids: Sequence[str], start: date, end: date) -> Fetched:
         """What became known in [start, end), up to now; a series that could not be had has failed.
@@ -147,10 +150,10 @@ class FredSource:
         frames, failed = [MACRO_INDICATORS.empty()], {}
         silent = 0
         for series_id in dict.fromkeys(series_ids):
-            if series_id not in SERIES:
+            if series_id not in self._catalogue:
                 failed[series_id] = (
                     f"fred: nobody knows when {series_id} is published; ask for one of "
-                    f"{', '.join(SERIES)}"
+                    f"{', '.join(self._catalogue)}"
                 )
             elif silent >= GIVE_UP:
                 failed[series_id] = (
@@ -170,7 +173,7 @@ class FredSource:
 
     def _series(self, series_id: str, start: date, end: date) -> pl.DataFrame:
         """One series, in the columns of the table."""
-        series = SERIES[series_id]
+        series = self._catalogue[series_id]
         known = self._releases if series.releases else self._daily
         frame = known(series_id, start, end)
         about = self._asked("get_series_info", series_id)
@@ -200,7 +203,7 @@ class FredSource:
         ).dropna()
         frame = _observations(found.index, found)
         days = frame["time"].dt.date().cast(pl.Int32).cast(pl.Int64).to_numpy()
-        series = SERIES[series_id]
+        series = self._catalogue[series_id]
         business = business_days(exchange=series.exchange)
         if series.overnight:
             at = np.searchsorted(business, days, side="right")

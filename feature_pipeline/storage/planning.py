@@ -248,17 +248,12 @@ class Planner:
         particular.
         """
         table = self.tables[asset]
-        on_now = not_asked(table) & ~pl.col("source").is_in(list(self.off))
-        failed = self.ledger.exceptions(asset, start, end).filter(
-            (pl.col("status") == "failed") | on_now
-        )
+        failed = self.ledger.exceptions(asset, start, end).filter(status="failed")
         found = [
             self._incomplete(table, start, end, symbols),
             failed.select(
                 "day",
-                symbol=pl.when(
-                    pl.lit(table.about_instruments), pl.col("symbol") != EVERYBODY
-                ).then("symbol"),
+                symbol=pl.col("symbol") if table.about_instruments else pl.lit(None, pl.String),
             ),
         ]
         if _collects(table):
@@ -366,11 +361,15 @@ class Planner:
         """
         if table.derived or not table.about_instruments:
             days = self.uncollected(table, start, end)
-            return days.to_frame("day").with_columns(symbol=pl.lit(None, pl.String))
+            missing = days.to_frame("day").with_columns(symbol=pl.lit(None, pl.String))
+            return pl.concat([missing, self._on_again(table, start, end)])
         if _collects(table):
-            missing = self._not_collected_for(table, start, end)
+            missing = pl.concat(
+                [self._not_collected_for(table, start, end), self._on_again(table, start, end)]
+            )
             if symbols is not None:
-                missing = missing.filter(pl.col("symbol").is_in(list(symbols)))
+                known = pl.col("symbol").is_null() | pl.col("symbol").is_in(list(symbols))
+                missing = missing.filter(known)
             return missing
         finished = self.finished(start, end)
         rows = self.ledger.rows(table.asset, start, end).group_by("day").agg(pl.col("rows").sum())
@@ -390,6 +389,15 @@ class Planner:
         for known in (self.held(table, *span, symbols), self.ledger.exceptions(table.asset, *span)):
             missing = missing.join(known, on=["symbol", "day"], how="anti")
         return missing.select("day", "symbol")
+
+    def _on_again(self, table: TableSchema, start: date, end: date) -> pl.DataFrame:
+        """`day`, `symbol` of what a provider was not asked for that was off, and is not off now."""
+        if not _collects(table):
+            return pl.DataFrame(schema=_NOBODY)
+        lost = self.ledger.exceptions(table.asset, start, end).filter(
+            not_asked(table), ~pl.col("source").is_in(list(self.off))
+        )
+        return lost.select("day", symbol=pl.when(pl.col("symbol") != EVERYBODY).then("symbol"))
 
     def _not_collected_for(self, table: TableSchema, start: date, end: date) -> pl.DataFrame:
         """`day`, `symbol` of events that were not collected for an instrument: each day says, by
