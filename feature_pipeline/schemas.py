@@ -174,6 +174,8 @@ class TableSchema:
         written_by: of a table that several models write, with what the code versions of the active
             one end: a day that another one has written last is not written.
         twins: what makes two rows the same story, of which the first one stays.
+        erased: what its columns hold of a row that was deleted at its source; see
+            `storage/erasure.py`. Empty: its rows are facts, and stay.
     """
 
     asset: str
@@ -191,6 +193,7 @@ class TableSchema:
     identity: tuple[str, ...] = ()
     written_by: str = ""
     twins: Twins | None = None
+    erased: Mapping[str, str | None] = field(default_factory=dict)
 
     @property
     def derived(self) -> bool:
@@ -382,6 +385,17 @@ CORPORATE_ACTIONS = TableSchema(
 )
 
 
+ERASED: Mapping[str, str | None] = {"title": "[deleted]", "text": None}
+"""What a document says that was deleted where it came from."""
+
+
+def is_erased(values: Mapping[str, str | None]) -> pl.Expr:
+    """Whether a row holds what is left of one that was deleted at its source."""
+    return pl.all_horizontal(
+        pl.col(name).eq_missing(pl.lit(value, dtype=pl.String)) for name, value in values.items()
+    )
+
+
 def documents(channel: Literal["news", "reddit"]) -> TableSchema:
     """News articles and Reddit posts share one table; `channel` tells the two assets apart."""
     what = {"news": "News articles", "reddit": "Reddit posts and comments"}[channel]
@@ -414,6 +428,7 @@ def documents(channel: Literal["news", "reddit"]) -> TableSchema:
         constants={"channel": channel},
         identity=("document_id",),
         twins=Twins("url", "title", "symbols") if channel == "news" else None,
+        erased=ERASED,
     )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from feature_pipeline.schemas import UTC_TIME
+from feature_pipeline.schemas import ERASED, UTC_TIME, is_erased
 
 HALF_LIFE = timedelta(hours=6)
 
@@ -30,7 +30,8 @@ def score_documents(
 
     Args:
         documents: document_id, symbols, title, text and what goes along; a row without document_id
-            is a day that was not collected, and yields none.
+            is a day that was not collected, and yields none. Nor does one that was deleted at its
+            source (`schemas.ERASED`): the score that it got before is there, and stays.
         score: the sentiment, label and confidence of texts, in their order.
         model, revision: whose score it is.
 
@@ -38,7 +39,7 @@ def score_documents(
         The columns of `documents` with symbol, sentiment, label, confidence, model and
         model_revision instead of symbols, title and text.
     """
-    documents = documents.filter(pl.col("document_id").is_not_null())
+    documents = documents.filter(pl.col("document_id").is_not_null(), ~is_erased(ERASED))
     texts = documents.select(pl.concat_str("title", "text", separator=". ", ignore_nulls=True))
     return (
         documents.hstack(score(texts.to_series().to_list()))

@@ -73,6 +73,21 @@ class DocumentSource(Protocol):
 
 
 @runtime_checkable
+class SaysWhatIsGone(Protocol):
+    """A provider of documents that knows which of them were deleted since."""
+
+    name: str
+
+    def gone(self, urls: Sequence[str]) -> frozenset[str]:
+        """Which of these addresses, as `documents` has them, hold nothing any more.
+
+        Raises:
+            SourceError: the provider did not answer; nothing is known of any.
+        """
+        ...
+
+
+@runtime_checkable
 class MacroSource(Protocol):
     """A provider of macro series with their vintages."""
 

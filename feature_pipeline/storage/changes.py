@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import polars as pl
 
-from feature_pipeline.schemas import TableSchema
+from feature_pipeline.schemas import TableSchema, is_erased
 from feature_pipeline.storage.hashing import day_hashes, row_hashes
 
 CONTENT: dict[str, type[pl.DataType]] = {
@@ -53,6 +53,8 @@ class Batch:
         released: rejected rows that a person accepted, by their number in quarantine, with why;
             `rows` holds them.
         contents: what the ledger would say of `days` and `rows`; see `prepared`.
+        erases: its rows are what is left of rows that were deleted at their source: whatever else
+            is held of them loses the same columns.
     """
 
     source: str
@@ -66,6 +68,7 @@ class Batch:
     quarantined: pl.DataFrame = field(default_factory=pl.DataFrame)
     released: Mapping[int, str] = field(default_factory=dict)
     contents: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=CONTENT))
+    erases: bool = False
 
     def prepared(self, table: TableSchema) -> Batch:
         """With `contents`; its rows have their `day` by now."""
@@ -230,6 +233,11 @@ def accumulate(
     incoming = _with_content(table, of_days(batch.rows, looked_at))
     differing = incoming.join(stored, on=[*identity, "content"], how="anti")
     same = incoming.join(stored, on=[*identity, "content"], how="semi")
+    # What was deleted at its source does not come back, whoever still has a copy.
+    lasting = bool(table.erased) and not batch.erases
+    deleted = stored.filter(is_erased(table.erased)) if lasting else stored.clear()
+    returning = differing.join(deleted, on=identity, how="semi")
+    differing = differing.join(deleted, on=identity, how="anti")
     # Another asset of the same table had it first: it is that asset's.
     foreign = stored.filter(~_own(table))
     newer = _newer(stored, ledger, token)
@@ -262,6 +270,7 @@ def accumulate(
                 _of_known_days(batch, without(batch.days, looked_at)),
                 same.select("day"),
                 theirs.select("day"),
+                returning.select("day"),
             ]
         ),
     )

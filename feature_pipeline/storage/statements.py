@@ -6,6 +6,7 @@ and what they are given, is the writer's (`writer.py`).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -129,6 +130,54 @@ def remove(
             columns=sql.SQL(", ").join(map(sql.Identifier, (*table.names, *table.audit))),
         )
     )
+
+
+def erase(connection: psycopg.Connection, table: TableSchema, rows: pl.DataFrame) -> None:
+    """Take out of history and quarantine what was deleted at its source: of all that has the
+    identity of one of the rows, the columns that `table.erased` names.
+
+    A rejected row keeps its hash: the same content, said again, is that row, and is not kept anew.
+    """
+    if rows.is_empty():
+        return
+    identity = table.identity or table.key
+    things = sql.SQL("(SELECT DISTINCT * FROM unnest({}) AS i ({})) i").format(
+        sql.SQL(", ").join(array(rows[name], table.column(name).sql_type) for name in identity),
+        sql.SQL(", ").join(map(sql.Identifier, identity)),
+    )
+    same = (sql.SQL("t.{0} = i.{0}").format(sql.Identifier(name)) for name in identity)
+    said = [
+        sql.SQL("{} = {}").format(sql.Identifier(name), sql.Literal(value))
+        for name, value in table.erased.items()
+    ]
+    connection.execute(
+        sql.SQL("UPDATE {} t SET {} FROM {} WHERE {}").format(
+            sql.Identifier(f"{table.table}_history"),
+            sql.SQL(", ").join(said),
+            things,
+            sql.SQL(" AND ").join(same),
+        )
+    )
+    rejected = (
+        sql.SQL("t.payload->>{} = i.{}::text").format(sql.Literal(name), sql.Identifier(name))
+        for name in identity
+    )
+    connection.execute(
+        sql.SQL(
+            "UPDATE quarantine t SET payload = t.payload || {}::jsonb FROM {}"
+            " WHERE t.asset = {} AND {}"
+        ).format(
+            sql.Literal(erased_payload(table)),
+            things,
+            sql.Literal(table.asset),
+            sql.SQL(" AND ").join(rejected),
+        )
+    )
+
+
+def erased_payload(table: TableSchema) -> str:
+    """What the payload of a rejected row holds once it is erased, as JSON."""
+    return json.dumps(dict(table.erased))
 
 
 def write_ledger(

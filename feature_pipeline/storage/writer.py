@@ -132,6 +132,8 @@ class Writer:
             allowed = _without_newer(table, writing, batch, ledger)
         change, ledger = self._change(connection, table, writing, allowed, ledger)
         now = self._apply(connection, table, writing, change)
+        if allowed.erases:
+            statements.erase(connection, table, allowed.rows)
         self.trace("ledger")
         renewed = statements.write_exceptions(connection, table, writing, allowed)
         statements.write_ledger(
@@ -149,7 +151,7 @@ class Writer:
         repeated = batch.rows.clear()
         if table.twins is None:
             return batch, repeated
-        if batch.rows.height and not batch.released:
+        if batch.rows.height and not batch.released and not batch.erases:
             held = twins.stored(self.database, table, batch.rows)
             told = twins.sort_out(table, batch.rows, held)
             batch, repeated = replace(batch, rows=told.rows), told.repeated
