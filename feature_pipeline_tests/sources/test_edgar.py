@@ -400,7 +400,7 @@ def test_it_leaves_edgar_alone_for_as_long_as_it_is_told(two, fetched, provider_
     provider_server.fail(faults.too_many("600"), below="/submissions")
     found = fetched([ACME_INC, BOLT_INC])
     assert found.failed.keys() == {"ACME", "BOLT"}
-    assert "answered 429" in found.failed["ACME"]
+    assert "left alone for 600 s" in found.failed["ACME"]
     assert len(provider_server.asked) == 1
 
 

@@ -1,0 +1,223 @@
+"""Insiders in the whole graph: from EDGAR's answers to the feature, corrections and absences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
+
+import polars as pl
+import pytest
+import yaml
+
+from feature_pipeline.features.catalogue import TABLES
+from feature_pipeline.resources import code_versions
+from feature_pipeline.serving.explain import Explanation, explain
+from feature_pipeline.serving.lookup import Moment
+from feature_pipeline.serving.names import resolve
+from feature_pipeline.sources import Off
+from feature_pipeline.sources.edgar import EdgarSource
+from feature_pipeline.sources.http import Limits
+from feature_pipeline.universe import Universe
+from feature_pipeline_tests.assets import world as worlds
+from feature_pipeline_tests.assets.support import Graph, assert_equal
+from feature_pipeline_tests.assets.world import END, START, MadeSource, make_world
+from feature_pipeline_tests.providers.edgar import Edgar, Filing, Line
+
+ASSET, FEATURE = "insider_transactions", "insider_net_buying_90d"
+CONTACT = "Example Research jane@example.com"
+QUICK = Limits(requests=500, seconds=1.0, attempts=1, wait_s=2.0, deadline_s=5.0)
+CIKS = {"AAA": 1001, "BBB": 1002}
+
+
+def universe_with(ciks: dict[str, int]) -> Universe:
+    """The made universe, in which these companies have a source of insiders."""
+    said = yaml.safe_load(worlds._universe_yaml(worlds.INSTRUMENTS, "MKT"))
+    for entry in said["instruments"]:
+        if entry["id"] in ciks:
+            entry["cik"] = ciks[entry["id"]]
+            entry["source"]["insiders"] = "edgar"
+    return Universe.parse(yaml.safe_dump(said))
+
+
+def at(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+def number(n: int) -> str:
+    return f"0000001001-19-{n:06}"
+
+
+FILED = {
+    1001: [
+        Filing(number(1), at("2019-04-03T10:00:00"), (Line("2019-04-02", "P", "10", "30"),)),
+        # After the close of Monday the 10th, in New York: known to Tuesday's bar.
+        Filing(number(2), at("2019-06-10T18:00:00"), (Line("2019-06-07", "S", "10", "10", "D"),)),
+        Filing(number(3), at("2019-06-12T10:00:00"), document="<ownershipDocument>"),
+    ],
+    1002: [],
+}
+
+
+@pytest.fixture
+def edgar(provider_server) -> Edgar:
+    service = Edgar({cik: list(filings) for cik, filings in FILED.items()})
+    provider_server.routes["/"] = service
+    return service
+
+
+@pytest.fixture
+def graph_of(new_database, provider_server, edgar) -> Callable:
+    made = []
+
+    def make(ciks: dict[str, int] = CIKS, url: str | None = None, **more) -> Graph:
+        universe = universe_with(ciks)
+        source = MadeSource(make_world(universe))
+        server = provider_server.url
+        client = EdgarSource(CONTACT, data=server, archives=server, limits=QUICK)
+        sources = {"made": source, "edgar": client, **more}
+        if url is None:
+            held = new_database()
+            url = held.__enter__()
+            made.append(lambda: held.__exit__(None, None, None))
+        graph = Graph(url, universe, source, overrides={"sources": sources})
+        made.append(graph.close)
+        return graph
+
+    yield make
+    for close in reversed(made):
+        close()
+
+
+def values(graph: Graph, symbol: str) -> dict[date, float | None]:
+    rows = graph.table("features_1d").filter(pl.col("symbol") == symbol).sort("time")
+    return dict(rows.select(pl.col("time").dt.date(), FEATURE).iter_rows())
+
+
+def verdicts(result, asset: str) -> dict[str, bool]:
+    return {
+        e.check_name: e.passed
+        for e in result.get_asset_check_evaluations()
+        if e.asset_key.to_python_identifier() == asset
+    }
+
+
+def test_from_filings_to_the_feature(graph_of):
+    graph = graph_of()
+    result = graph.run()
+    rows = graph.table(ASSET, None, None)
+    assert rows["accession"].to_list() == [number(1), number(2)]
+    assert rows["value"].to_list() == [300.0, 100.0]
+    known = values(graph, "AAA")
+    assert {day: value for day, value in known.items() if day <= date(2019, 6, 10)} == {
+        day: 1.0 for day in known if day <= date(2019, 6, 10)
+    }
+    assert {value for day, value in known.items() if day > date(2019, 6, 10)} == {0.5}
+    assert set(values(graph, "BBB").values()) == {0.0}, "nobody filed"
+    assert set(values(graph, "MKT").values()) == {None}, "nobody collects"
+    # The filing that cannot be read is kept, and every row accounted for.
+    [lost] = graph.query(
+        f"SELECT symbol, reason, day FROM quarantine WHERE asset = '{ASSET}'"
+    ).rows()
+    assert lost == ("AAA", "the filing cannot be read as a Form 4", date(2019, 6, 12))
+    passed = verdicts(result, ASSET)
+    assert passed.pop("freshness") is False, "the world of 2019"
+    assert set(passed.values()) == {True}
+    assert {"conservation", "no_future", "collected"} <= passed.keys()
+    assert not graph.pending("features_1d")
+
+
+def test_parts_of_the_range_give_what_all_of_it_gives(graph_of):
+    whole, parts = graph_of(), graph_of()
+    whole.run()
+    for day in pl.date_range(START, END, closed="left", eager=True):
+        parts.run(day, day + timedelta(days=1))
+    for asset in (ASSET, "features_1d"):
+        assert_equal(parts.table(asset), whole.table(asset), asset)
+
+
+def test_a_filing_makes_stale_what_may_have_known_it(graph_of, edgar):
+    """And changes nothing before it: what was right on its day stays."""
+    graph = graph_of()
+    graph.run()
+    before = values(graph, "AAA")
+    amended = Filing(
+        number(4), at("2019-06-12T09:00:00"), (Line("2019-04-02", "P", "10", "10"),), form="4/A"
+    )
+    edgar.companies[1001].append(amended)
+    graph.run(date(2019, 6, 12), date(2019, 6, 13), [ASSET])
+    stale = graph.pending("features_1d")
+    assert stale == list(pl.date_range(date(2019, 6, 12), END, closed="left", eager=True))
+    graph.run()
+    after = values(graph, "AAA")
+    assert {day: v for day, v in after.items() if v != before[day]} == dict.fromkeys(
+        [day for day in before if day >= date(2019, 6, 12)], 0.0
+    )
+    assert not graph.pending("features_1d")
+
+
+def test_a_company_that_cannot_be_had_is_missing_and_is_asked_again(graph_of, edgar):
+    filings = edgar.companies.pop(1001)
+    graph = graph_of()
+    result = graph.run()
+    assert result.success
+    assert set(values(graph, "AAA").values()) == {None}
+    assert set(values(graph, "BBB").values()) == {0.0}
+    assert "collected" not in [n for n, passed in verdicts(result, ASSET).items() if passed]
+    edgar.companies[1001] = filings
+    graph.run(START - timedelta(days=120), END, [ASSET])  # its history failed as well
+    graph.run()
+    assert set(values(graph, "AAA").values()) == {1.0, 0.5}
+
+
+def test_without_a_contact_nothing_fails_and_the_feature_is_missing(graph_of, provider_server):
+    off = Off("edgar", "edgar is off: set FEATURE_PIPELINE_EDGAR_CONTACT to switch it on")
+    graph = graph_of(edgar=off)
+    assert graph.run().success
+    assert provider_server.asked == []
+    for symbol in ("AAA", "BBB", "MKT"):
+        assert set(values(graph, symbol).values()) == {None}
+
+
+def test_where_nobody_is_collected_its_days_are_complete(graph_of, provider_server):
+    graph = graph_of({})
+    result = graph.run()
+    assert provider_server.asked == []
+    assert graph.table(ASSET, None, None).is_empty()
+    assert graph.pending(ASSET) == graph.pending("features_1d") == []
+    assert verdicts(result, ASSET)["collected"]
+    assert set(graph.table("features_1d")[FEATURE]) == {None}
+    assert graph.table("state_vectors_1d").height > 0
+    # Nothing is there of a company that is named since: it is asked for, and its days are computed.
+    named = graph_of({"AAA": 1001}, url=graph.url)
+    assert named.pending(ASSET)
+    named.run()
+    assert set(values(named, "AAA").values()) == {1.0, 0.5}
+    assert set(values(named, "BBB").values()) == {None}
+
+
+def test_why_it_is_what_it_is(graph_of, edgar):
+    del edgar.companies[1002]
+    graph = graph_of()
+    graph.run()
+    versions = code_versions(graph.universe)
+    moment = Moment(datetime(2019, 6, 14, 22, tzinfo=UTC))
+
+    def ask(symbol: str) -> Explanation:
+        return explain(graph.store, symbol, resolve(FEATURE), moment, graph.scorer, versions)
+
+    told = ask("AAA")
+    assert told.value == 0.5
+    assert told.recomputed.same
+    assert {i.asset: i.rows for i in told.inputs}[ASSET] == 2
+    said = " ".join(ask("MKT").missing)
+    assert "universe.yaml names no source of insiders for MKT" in said
+    assert "answered 404" in " ".join(ask("BBB").missing)
+
+
+def test_the_state_vector_does_not_know_of_it(graph_of):
+    with_them, without = graph_of(), graph_of({})
+    with_them.run()
+    without.run()
+    for asset in TABLES:
+        if asset not in (ASSET, "features_1d"):
+            assert_equal(with_them.table(asset), without.table(asset), asset)
