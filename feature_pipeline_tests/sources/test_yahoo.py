@@ -92,7 +92,22 @@ def test_prices_are_changed_by_no_more_than_their_noise(provider_server):
 def test_a_split_to_come_is_not_undone(provider_server):
     bars = traded()
     ticker = Ticker(bars, {date(2020, 6, 2): (4.0, 1.0)}, adjusted=False)
-    assert values(World(provider_server, {"AAA": ticker}).bars()).equals(as_frame(bars))
+    world = World(provider_server, {"AAA": ticker}, now=datetime(2020, 6, 1, 20, 30, tzinfo=UTC))
+    assert values(world.bars()).equals(as_frame(bars))
+
+
+def test_a_split_of_this_morning_waits_for_its_first_trade(provider_server):
+    bars = traded()
+    world = World(provider_server, {"AAA": Ticker(bars), "BBB": Ticker(bars, {NOW.date(): (4, 1)})})
+    fetched = world.bars()
+    assert "of the split of 4 on 2020-06-01 no bar tells yet" in fetched.failed["BBB"]
+    assert fetched.answered == {"AAA"}
+    last = bars[max(bars)][3]
+    opened = {**bars, NOW.date(): (last / 4, last / 3.9, last / 4.1, last / 4, 600.0)}
+    for adjusted in (True, False):
+        world.yahoo.tickers["BBB"] = Ticker(opened, {NOW.date(): (4, 1)}, adjusted=adjusted)
+        world.now = datetime(2020, 6, 1, 14, tzinfo=UTC)
+        assert values(world.bars(), "BBB").equals(as_frame(bars))
 
 
 @pytest.mark.parametrize("adjusted", [False, True])
@@ -209,7 +224,7 @@ def test_a_last_day_that_comes_twice_counts_as_the_later_one(provider_server):
 
 def intraday(day: date, length: timedelta, beyond: int = 0) -> dict[datetime, tuple]:
     return {
-        moment: (100.0 + n, 102.5 + n, 99.5 + n, 101.25 + n, 600.0)
+        moment: (100.0 + n % 8, 102.5 + n % 8, 99.5 + n % 8, 101.25 + n % 8, 600.0 + 2 * n)
         for n, moment in enumerate(minutes_of(day, length, beyond=beyond))
     }
 
@@ -225,7 +240,8 @@ def intraday(day: date, length: timedelta, beyond: int = 0) -> dict[datetime, tu
 def test_intraday_bars_are_known_at_their_end(provider_server, timeframe, length, rows):
     day = date(2020, 5, 29)
     minutes = intraday(day, length, beyond=2)
-    ticker = Ticker(minutes=minutes, splits={date(2020, 6, 1): (2.0, 1.0)})
+    split = {datetime(2020, 6, 1, 13, 30, tzinfo=UTC): (50.0, 51.0, 49.0, 50.0, 1200.0)}
+    ticker = Ticker(minutes={**minutes, **split}, splits={date(2020, 6, 1): (2.0, 1.0)})
     world = World(provider_server, {"AAA": ticker}, now=datetime(2020, 6, 1, 21, tzinfo=UTC))
     frame = world.bars((day, date(2020, 6, 1)), timeframe).frame
     assert frame.height == rows  # nothing of after hours

@@ -66,6 +66,9 @@ _BEFORE = timedelta(days=7)
 """A daily question begins so long before its window: days begin elsewhere before they do in UTC,
 and a split on the first of them is judged by the bar before it."""
 
+_AFTER = timedelta(days=1)
+"""And ends so long after now: a split of today is stamped with an open that is to come."""
+
 
 class YahooSource:
     """`BarSource` that asks Yahoo Finance.
@@ -190,16 +193,13 @@ class YahooSource:
                 f"{self.name}: {ticker!r} is no ticker of Yahoo's; correct it in universe.yaml"
             )
         begin = midnight(max(start, instrument.first_day))
+        now = self._clock()
+        until = now
         if timeframe == "1d":
             begin -= _BEFORE
-        now = self._clock()
-        found = self._client.chart(ticker, begin, now, timeframe)
-        try:
-            return (charts.NOTHING if found is None else charts.parse(found)), now
-        except ShapeError as error:
-            raise RefusedError(
-                f"{self.name}: the chart of {ticker} cannot be used: {error}"
-            ) from error
+            until += _AFTER
+        found = self._client.chart(ticker, begin, until, timeframe)
+        return (charts.NOTHING if found is None else charts.parse(found)), now
 
     @property
     def _client(self) -> ChartClient:
@@ -253,6 +253,10 @@ class YahooSource:
         except RefusedError as error:
             patience.heard()
             return str(error)
+        except ShapeError as error:
+            patience.heard()
+            ticker = instrument.ticker(self.name)
+            return f"{self.name}: the chart of {ticker} cannot be used: {error}"
         except SourceError as error:
             patience.unheard(str(error))
             return str(error)

@@ -205,6 +205,9 @@ def applied(chart: Chart, today: date) -> pl.DataFrame:
     as they were traded: undoing what was not done would store prices that nobody paid. Of a split
     of the last `SETTLING` days that is judged by which of the two makes the smaller step over the
     ex-date; a ratio near 1, where the step says nothing, counts as done.
+
+    Raises:
+        ShapeError: nothing was traded since such a split, so that nobody can tell.
     """
     done = chart.splits.filter(pl.col("day") <= today)
     recent = done.filter(
@@ -212,15 +215,22 @@ def applied(chart: Chart, today: date) -> pl.DataFrame:
     )
     if recent.is_empty():
         return done
-    bars = chart.bars.filter(pl.col("day").is_not_null(), pl.col("close") > 0).sort("moment")
+    priced = pl.min_horizontal("open", "close") > 0
+    bars = chart.bars.filter(pl.col("day").is_not_null(), priced).sort("moment")
     waiting = []
     for day, ratio in recent.iter_rows():  # one, once in years
         before = bars.filter(pl.col("day") < day)["close"].tail(1)
         after = bars.filter(pl.col("day") >= day)["open"].head(1)
-        if before.len() and after.len() and after[0] and after[0] > 0:
-            step = after[0] / before[0]
-            if abs(log(step * ratio)) < abs(log(step)):
-                waiting.append(day)
+        if before.is_empty():
+            continue
+        if after.is_empty():
+            raise ShapeError(
+                f"of the split of {ratio:g} on {day} no bar tells yet whether prices are adjusted "
+                "for it; the next run asks again"
+            )
+        step = after[0] / before[0]
+        if abs(log(step * ratio)) < abs(log(step)):
+            waiting.append(day)
     return done.filter(~pl.col("day").is_in(waiting))
 
 
