@@ -5,6 +5,11 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 # Installed once per lock, package description and place.
 STAMP := .venv/.installed-$(shell (cat requirements.lock pyproject.toml; pwd) | sha256sum | cut -c1-16)
+# FinBERT's, and by far the largest package: for tests and benchmarks. The lock knows what it needs
+# and not torch itself, of which the index of PyPI has a build with gigabytes of CUDA alone.
+TORCH := torch==2.13.0
+TORCH_INDEX := https://download.pytorch.org/whl/cpu
+TORCH_STAMP := $(STAMP)-torch
 
 # Set, it keeps Python from storing bytecode: every start of Dagster then takes 2.5 times as long.
 unexport PYTHONDONTWRITEBYTECODE
@@ -34,15 +39,20 @@ $(STAMP):
 	@rm -f .venv/.installed-*
 	@touch $@
 
+$(TORCH_STAMP): $(STAMP)
+	@echo "installing $(TORCH), built for CPUs"
+	@$(BIN)/pip install -qq --no-deps --retries 1 --extra-index-url $(TORCH_INDEX) $(TORCH)
+	@touch $@
+
 # `exec`: the program is then make's own child, and ends when make is killed.
 demo: $(STAMP)
 	@exec $(BIN)/feature-pipeline demo $(ARGS)
 
 # Three on two cores: a good part of the tests waits for processes, and for Dagster's daemon.
-test: $(STAMP)
+test: $(TORCH_STAMP)
 	@exec $(BIN)/python -m pytest -n 3 --dist worksteal $(ARGS)
 
-bench: $(STAMP)
+bench: $(TORCH_STAMP)
 	@exec $(BIN)/python -m feature_pipeline_tests.bench $(ARGS)
 
 lint: $(STAMP)
