@@ -113,6 +113,22 @@ def test_backfills_are_cut_as_the_setting_says(days, policy):
     assert {graph.get(dg.AssetKey(asset)).backfill_policy for asset in TABLES} == {policy}
 
 
+def test_who_is_asked_and_who_is_off_is_shown():
+    graph = build_defs(Settings(macro_source="fred")).resolve_asset_graph()
+    shown = {a: graph.get(dg.AssetKey(a)).metadata.get("sources") for a in TABLES}
+    assert {a for a, said in shown.items() if said} == {
+        a for a, table in TABLES.items() if not table.derived
+    }
+    off = "fred | off | fred is off: set FEATURE_PIPELINE_FRED_API_KEY to switch it on"
+    assert off in shown["macro_indicators"].md_str
+    assert "sample | on | asked for 7 instruments" in shown["news"].md_str
+    assert "names no provider" in shown["insider_transactions"].md_str
+    on = build_defs(Settings(macro_source="fred", fred_api_key="canary-77")).resolve_asset_graph()
+    said = on.get(dg.AssetKey("macro_indicators")).metadata["sources"].md_str
+    assert "fred | on | asked for VIXCLS, DFF" in said
+    assert "canary-77" not in said
+
+
 def test_nothing_falls_back_on_pickles():
     for asset in ASSETS:
         assert asset.get_io_manager_key_for_asset_key(asset.key) == "storage"

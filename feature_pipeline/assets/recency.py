@@ -24,6 +24,9 @@ AGE_LIMITS = {
 }
 """How old the newest document, or the newest release of a series, may be."""
 
+LESS_OFTEN = {"W": timedelta(days=14), "M": timedelta(days=45), "Q": timedelta(days=120)}
+"""The same of series that are not daily, by their frequency."""
+
 _NO_MEMBERS = "the universe has no members today"
 
 
@@ -50,7 +53,7 @@ def freshness(store: Store, asset: str) -> Verdict:
         said = f"; the newest is of {newest:%Y-%m-%d %H:%M} UTC" if newest else ""
         return Verdict(True, f"{_NO_MEMBERS}{said}", error=False)
     if asset in AGE_LIMITS:
-        return _too_old(asked, AGE_LIMITS[asset])
+        return _too_old(store, asked, AGE_LIMITS[asset])
     until, last = asked.collected_until(), _last_session(store)
     if until is None or (last is not None and until < last):
         return Verdict(
@@ -122,17 +125,22 @@ def _sessions_behind(store: Store, asked: Audit, *, ended: bool) -> Verdict:
     )
 
 
-def _too_old(asked: Audit, limit: timedelta) -> Verdict:
+def _too_old(store: Store, asked: Audit, limit: timedelta) -> Verdict:
     """Documents of a channel, or releases of a series, of which none is newer than the limit."""
+    limits: dict[str, timedelta] = {}
     if asked.table.asset == "macro_indicators":
-        found = dict(asked.newest_by_series(MACRO_SERIES).select("symbol", "available_at").rows())
+        held = store.newest_macro(asked.now).select("series_id", "frequency").rows()
+        limits = {series: LESS_OFTEN.get(frequency or "", limit) for series, frequency in held}
+        wanted = list(dict.fromkeys([*MACRO_SERIES, *limits]))
+        found = dict(asked.newest_by_series(wanted).select("symbol", "available_at").rows())
     else:
         found = {asked.table.asset: asked.newest()}
     old = {
         name: newest
         for name, newest in found.items()
-        if newest is None or newest < asked.now - limit
+        if newest is None or newest < asked.now - limits.get(name, limit)
     }
+    limit = min((limits.get(name, limit) for name in old), default=limit)
     if not old:
         newest = max(value for value in found.values() if value is not None)
         return Verdict(True, f"the newest is of {newest:%Y-%m-%d %H:%M} UTC", error=False)

@@ -330,7 +330,7 @@ def macro_job() -> Any:
     return dg.define_asset_job(
         MACRO,
         selection=dg.AssetSelection.assets("macro_indicators"),
-        description="VIX, federal funds rate and yield curve, with their revisions.",
+        description="VIX, interest rates, prices and unemployment, with their revisions.",
         executor_def=dg.in_process_executor,
         tags={"feature_pipeline/subject": "macro"},
     )
@@ -345,8 +345,8 @@ def macro_schedule(job: Any, settings: Settings) -> dg.ScheduleDefinition:
         cron_schedule=list(MACRO_CRONS),
         execution_timezone=MACRO_ZONE,
         description=(
-            "VIX, federal funds rate and yield curve after FRED has them, Monday to Friday: at "
-            "10:00 (the VIX of the day before) and 18:00 (the rates of H.15), New York time; with "
+            "Macro series after FRED has them, Monday to Friday: at 10:00 (the VIX of the day "
+            "before, prices and jobs) and 18:00 (the rates of H.15), New York time; with "
             f"the {settings.refetch_days} days before, so that late releases and revisions are "
             "found. Off until you switch it on: it asks the provider."
         ),

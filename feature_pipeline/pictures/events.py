@@ -42,7 +42,9 @@ from feature_pipeline.pictures.style import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MOST_SERIES = 4
+MOST_SERIES = 6
+_SCREEN = 640
+"""Pixels of all series together: with its title it fits a screen."""
 MOST_DOCUMENT_ROWS = 12
 MOST_ACTION_ROWS = 24
 _BINS = 40
@@ -199,7 +201,7 @@ def macro(rows: pl.DataFrame) -> Picture | None:
         return None
     series = sorted(rows["series_id"].unique())
     shown = series[:MOST_SERIES]
-    sheet = Sheet(height=66 + 122 * len(shown))
+    sheet = Sheet(height=66 + min(122, _SCREEN // len(shown)) * len(shown))
     sheet.title(f"Macro series, {_span(rows['time'])}: {names_of(series)}")
     sheet.key(
         [

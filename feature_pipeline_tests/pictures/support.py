@@ -125,7 +125,7 @@ def everything(symbols: Sequence[str], days: int) -> dict[str, Picture | None]:
         "state_vectors": grids.state_vectors(own, newest, STATE_VECTOR_FIELDS),
         "documents": events.documents(found, FIRST, last, "News articles"),
         "sentiment": events.sentiment(found),
-        "macro": events.macro(macro(list(symbols[:6]), days)),
+        "macro": events.macro(macro(list(symbols[:8]), days)),
         "actions": events.actions(many, FIRST, last),
     }
 

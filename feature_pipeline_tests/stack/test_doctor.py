@@ -1,0 +1,76 @@
+"""What `doctor` says of providers: who is on, who is off, and what to set."""
+
+from __future__ import annotations
+
+from itertools import takewhile
+
+import pytest
+
+from feature_pipeline.resources import CREDENTIALS, macro_source, with_credentials
+from feature_pipeline.settings import PREFIX, Settings
+from feature_pipeline.sources import Off
+from feature_pipeline.stack.doctor import Finding, findings
+
+CANARY = "canary-3f2a"
+UNIVERSE = """
+benchmark: A
+instruments:
+  - id: A
+    asset_class: equity
+    calendar: XNYS
+    sector: tech
+    cik: 320193
+    source: {bars: sample, news: [sample, nobody], insiders: edgar}
+    symbols: [{symbol: A, from: 2000-01-03}]
+    membership: [{from: 2000-01-03}]
+"""
+
+
+def sources(monkeypatch, **variables: str) -> dict[str, Finding]:
+    for name, value in variables.items():
+        monkeypatch.setenv(PREFIX + name.upper(), value)
+    found = takewhile(lambda finding: finding.what not in ("postgres", "redis"), findings())
+    return {f.what.removeprefix("source "): f for f in found if f.what.startswith("source ")}
+
+
+def test_the_sample_is_on(monkeypatch):
+    found = sources(monkeypatch)
+    assert list(found) == ["sample"]
+    assert found["sample"].right
+    assert "macro" in found["sample"].found
+    assert found["sample"].fix == ""
+
+
+def test_who_is_off_is_no_error_and_says_what_to_set(monkeypatch, tmp_path):
+    path = tmp_path / "universe.yaml"
+    path.write_text(UNIVERSE)
+    found = sources(monkeypatch, universe=str(path), macro_source="fred")
+    assert list(found) == ["edgar", "fred", "nobody", "sample"]
+    assert found["fred"].right
+    assert found["fred"].found == "off: no macro from it"
+    assert found["fred"].fix == "set FEATURE_PIPELINE_FRED_API_KEY to switch it on"
+    assert found["edgar"].right
+    assert found["edgar"].found == "off: no insiders from it"
+    assert "FEATURE_PIPELINE_EDGAR_CONTACT" in found["edgar"].fix
+    # A name that nothing answers to is an error.
+    assert not found["nobody"].right
+    assert "sample" in found["nobody"].fix
+
+
+def test_with_its_credential_it_is_on_and_the_credential_is_not_shown(monkeypatch):
+    found = sources(monkeypatch, macro_source="fred", fred_api_key=CANARY)
+    assert found["fred"] == Finding(True, "source fred", "on: macro")
+    assert CANARY not in repr(macro_source(Settings()))
+
+
+@pytest.mark.parametrize("name", CREDENTIALS)
+def test_every_credential_is_a_secret_setting_and_all_are_needed(name):
+    for setting in CREDENTIALS[name]:
+        assert setting in Settings.model_fields
+    held = {setting: f"{CANARY}-{n}" for n, setting in enumerate(CREDENTIALS[name])}
+    assert with_credentials(name, Settings(**held), lambda *given: given) == tuple(held.values())
+    for setting in CREDENTIALS[name]:
+        others = {k: v for k, v in held.items() if k != setting}
+        off = with_credentials(name, Settings(**others), lambda *given: given)
+        assert off == Off(name, f"{name} is off: set {PREFIX}{setting.upper()} to switch it on")
+    assert CANARY not in repr(Settings(**held))
