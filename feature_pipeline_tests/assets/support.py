@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from functools import cached_property
 from typing import Any
@@ -17,8 +17,8 @@ from dagster._core.storage.tags import (
 )
 
 from feature_pipeline.definitions import JOB, build_defs
-from feature_pipeline.features.catalogue import TABLES
-from feature_pipeline.resources import code_versions
+from feature_pipeline.features.catalogue import TABLES, build_tables
+from feature_pipeline.resources import code_versions, scorer
 from feature_pipeline.settings import Settings
 from feature_pipeline.sources import Off
 from feature_pipeline.storage.database import Database
@@ -50,19 +50,21 @@ class Graph:
     source: MadeSource
     overrides: Mapping[str, Any] | None = None
     materializations_of: tuple[str, ...] = ()
+    settings: Settings = field(default_factory=Settings)
 
     def __post_init__(self) -> None:
         self.instance = dg.DagsterInstance.ephemeral()
         _remember_only(self.instance, self.materializations_of)
-        self.scorer = MadeScorer()
+        self.scorer = MadeScorer() if self.settings.scorer == "vader" else scorer(self.settings)
 
     @cached_property
     def store(self) -> Store:
         providers = (*self._providers["sources"].values(), self._macro)
+        active = scorer(self.settings)
         return Store(
             Database(self.url, 60),
             self.universe,
-            TABLES,
+            build_tables(active.model, active.revision),
             wait=timedelta(seconds=30),
             off={p.name: p.why for p in providers if isinstance(p, Off)},
             macro_provider=self._macro.name,
@@ -107,7 +109,7 @@ class Graph:
             tags[ONLY_MISSING_TAG] = "true"
         if symbols:
             tags[SYMBOLS_TAG] = ",".join(symbols)
-        defs = _with_versions(build_defs(Settings(), **self.resources), versions or {})
+        defs = _with_versions(build_defs(self.settings, **self.resources), versions or {})
         return defs.resolve_job_def(JOB).execute_in_process(
             instance=self.instance,
             tags=tags,
@@ -133,7 +135,7 @@ class Graph:
 
     def pending(self, asset: str, start: date = START, end: date = END) -> list[date]:
         """The days that a run would write; of a source's table, those that nobody has written."""
-        version = code_versions(self.universe)[asset]
+        version = code_versions(self.universe, self.settings)[asset]
         return self.store.pending(asset, start, end, version).to_list()
 
     def close(self) -> None:
