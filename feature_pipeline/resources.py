@@ -6,6 +6,7 @@ The command line builds the same objects from here, so that it sees what a run s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from typing import Any, Literal
@@ -31,6 +32,11 @@ from feature_pipeline.sources.edgar import EdgarSource
 from feature_pipeline.sources.finbert import FinbertScorer
 from feature_pipeline.sources.fred import FredSource
 from feature_pipeline.sources.lexicon import LexiconScorer
+from feature_pipeline.sources.news.feeds import FeedSource
+from feature_pipeline.sources.news.gnews import FREE as GNEWS_FREE
+from feature_pipeline.sources.news.gnews import GNewsSource
+from feature_pipeline.sources.news.newsapi import FREE as NEWSAPI_FREE
+from feature_pipeline.sources.news.newsapi import NewsApiSource
 from feature_pipeline.sources.reddit import RedditSource
 from feature_pipeline.sources.sample import SampleSource
 from feature_pipeline.sources.yahoo import YahooSource
@@ -157,7 +163,18 @@ def sources(settings: Settings, universe: Universe) -> dict[str, Any]:
     reddit = with_credentials(
         "reddit", settings, partial(RedditSource, subreddits=universe.subreddits)
     )
-    known = (SampleSource(), YahooSource(), DukascopySource(), *exchanges, edgar, reddit)
+    gnews, newsapi = (
+        with_credentials(
+            name, settings, partial(make, plan=replace(free, delay=timedelta(hours=h)))
+        )
+        for name, make, free, h in (
+            ("gnews", GNewsSource, GNEWS_FREE, settings.gnews_delay_h),
+            ("newsapi", NewsApiSource, NEWSAPI_FREE, settings.newsapi_delay_h),
+        )
+    )
+    prices = (YahooSource(), DukascopySource(), *exchanges)
+    texts = (FeedSource(universe.feeds), gnews, newsapi, reddit)
+    known = (SampleSource(), *prices, *texts, edgar)
     return {source.name: source for source in known}
 
 

@@ -98,6 +98,12 @@ class Settings(BaseSettings):
     newsapi_key: SecretStr | None = Field(
         default=None, description="key of NewsAPI (newsapi.org); without it newsapi is off"
     )
+    gnews_delay_h: float = Field(
+        default=12.0, ge=0, description="hours by which the plan of that key is late; paid: 0"
+    )
+    newsapi_delay_h: float = Field(
+        default=24.0, ge=0, description="hours by which the plan of that key is late; paid: 0"
+    )
     edgar_contact: SecretStr | None = Field(
         default=None,
         description="who asks, as the SEC wants to know it of every client: "

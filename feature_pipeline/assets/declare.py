@@ -135,10 +135,11 @@ def fetch(
     """Ask each provider for the instruments that `universe.yaml` maps to it.
 
     One that is off is not asked. Of an instrument for whom nobody else can be, nothing is known
-    then: that is what its answer says, about everybody where it is so of every instrument.
+    then: that is what its answer says, about everybody where it is so of every instrument. Nor does
+    one that cannot answer keep the others from being written.
 
     Raises:
-        SourceError: the universe names a provider that is not configured.
+        SourceError: none of them can answer, or the universe names one that is not configured.
     """
     chosen: dict[str, list[Instrument]] = {}
     for instrument in universe.instruments:
@@ -154,13 +155,35 @@ def fetch(
     off = {name for name, source in sources.items() if isinstance(source, Off)}
     unheard = {i for i, providers in universe.providers(kind).items() if off.issuperset(providers)}
     everybody = unheard == universe.providers(kind).keys()
-    answers = {}
-    for name, instruments in sorted(chosen.items()):
+    answers, errors = {}, []
+    for name in _by_trust(chosen, kind):
+        instruments = chosen[name]
         if name not in off:
-            answers[name] = ask(sources[name], instruments)
+            try:
+                answers[name] = ask(sources[name], instruments)
+            except SourceError as error:
+                errors.append(error)
+                answers[name] = _unanswered(plan.table, instruments, str(error))
         elif lost := tuple(i.id for i in instruments if i.id in unheard):
             answers[name] = not_asked(plan.table, sources[name], lost, everybody=everybody)
+    if errors and len(errors) == len(answers):
+        raise errors[0]
     return answers
+
+
+def _by_trust(chosen: Mapping[str, Sequence[Instrument]], kind: SourceKind) -> list[str]:
+    """Providers in the order in which instruments name them: who is named first tells it first."""
+    place = {
+        name: min(i.source.of(kind).index(name) for i in instruments)
+        for name, instruments in chosen.items()
+    }
+    return sorted(chosen, key=lambda name: (place[name], name))
+
+
+def _unanswered(table: TableSchema, instruments: Sequence[Instrument], why: str) -> Fetched:
+    """The answer of a provider that cannot answer at all, beside others that can."""
+    asked = tuple(i.id for i in instruments)
+    return Fetched(table.empty(), dict.fromkeys(asked, why), asked)
 
 
 def asked_of(

@@ -12,7 +12,6 @@ import unicodedata
 from functools import cache
 
 import nh3
-from w3lib.url import canonicalize_url
 
 LONGEST_URL = 2_000
 """Characters of an address; what is longer is no usable one."""
@@ -100,6 +99,8 @@ def canonical_url(url: str) -> str | None:
     Returns:
         None where it is no http(s) address that can be used, or longer than `LONGEST_URL`.
     """
+    from w3lib.url import canonicalize_url  # slow to import
+
     # Before it is parsed: quadratic time is bought with long input.
     if len(url) > LONGEST_URL:
         return None

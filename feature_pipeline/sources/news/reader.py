@@ -15,6 +15,7 @@ import re
 import resource
 import signal
 import sys
+from email.utils import parsedate
 from typing import Any
 
 import feedparser
@@ -60,9 +61,10 @@ def _entry(entry: Any) -> dict[str, Any]:
 def _published(entry: Any) -> tuple[int | None, int]:
     """Seconds since 1970, and by how many of them the moment may have been later."""
     for name in ("published", "updated", "created"):
-        parsed = dict.get(entry, name + "_parsed")
+        said = str(dict.get(entry, name) or "")[:100]
+        # What has no zone is no date to the one, what is not of a mail's form to the other.
+        parsed = dict.get(entry, name + "_parsed") or parsedate(said)
         if parsed:
-            said = str(dict.get(entry, name) or "")
             slack = 0 if _CLOCK.search(said) else 24 * _HOUR
             slack += 0 if _ZONE.search(said) else 12 * _HOUR
             try:
