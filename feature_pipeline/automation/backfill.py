@@ -155,8 +155,10 @@ def runs_for(
 ) -> list[Chunk]:
     """The runs that do the work of an estimate, and nothing that is done already.
 
-    One turn per span of the estimate; within it runs of so many days.
+    One turn per span of the estimate; within it runs of so many days, or as many as the estimate
+    says. Where providers are asked over the network, every run is a turn.
     """
+    days_per_run = days_per_run or estimate.days_per_run
     plan: list[Chunk] = []
     for turn, (first, end) in enumerate(estimate.spans):
         # History of before the first day asked for comes with the first run.
@@ -178,6 +180,8 @@ def runs_for(
                 only_missing=not refetch,
             )
         )
+    if estimate.asks:
+        plan = [replace(chunk, turn=turn) for turn, chunk in enumerate(plan)]
     return plan
 
 

@@ -16,7 +16,7 @@ import polars as pl
 
 from feature_pipeline.errors import FeaturePipelineError, MissingPartitionError
 from feature_pipeline.schemas import GRID_START, Input, TableSchema
-from feature_pipeline.sources import calls_of
+from feature_pipeline.sources import Kind, calls_of, seconds_per_call
 from feature_pipeline.storage import usage
 from feature_pipeline.storage.changes import without
 from feature_pipeline.storage.planning import kind_of, on_grid
@@ -51,6 +51,13 @@ _APART = 31
 _WORTH_A_RUN = 8
 """Days that an instrument lacks and others have, from which on it is asked for in its own run."""
 
+ASKING_S = 120.0
+"""How long a run of a long backfill should ask providers at the most: nothing of what they answered
+is kept before all of it is there, so that this is what a kill costs."""
+
+_SHORTEST_RUN = 366
+"""No run of a long backfill is shorter, in days: a year of bars is one question anywhere."""
+
 _ENOUGH_DAYS = 20
 _ENOUGH_ROWS = 2000
 _RUNS_LOOKED_AT = 20
@@ -80,6 +87,7 @@ class Work:
         rows: rows that these days will have.
         rows_from: what that number rests on: `sessions`, `average`, `assumed`.
         calls: requests to providers.
+        asking_s: what these take at the providers' pace, alone.
         bytes: what the rows take in the database, indexes included.
         bytes_from: `measured` or `schema`.
         seconds: expected time.
@@ -95,6 +103,7 @@ class Work:
     rows: int = 0
     rows_from: str = "sessions"
     calls: int = 0
+    asking_s: float = 0.0
     bytes: int = 0
     bytes_from: str = "schema"
     seconds: float = 0.0
@@ -116,6 +125,9 @@ class Estimate:
             instruments lack: sources are asked for these alone.
         work: by asset.
         seconds_from: `measured` - by past runs on this database, `runs` of them - or `built-in`.
+        days_per_run: how long its runs should be; 0 - a run for each span. Where providers are
+            asked over the network, runs of at most so many days go one after the other: each keeps
+            what it was answered, and two would ask twice as fast as they may.
     """
 
     start: date
@@ -124,6 +136,7 @@ class Estimate:
     work: Mapping[str, Work]
     seconds_from: str
     runs: int
+    days_per_run: int = 0
 
     @property
     def partitions(self) -> int:
@@ -131,11 +144,23 @@ class Estimate:
         return sum(one.days.len() for one in self.work.values())
 
     @property
+    def asks(self) -> bool:
+        """Whether providers are asked over the network, at a pace."""
+        return any(one.asking_s > 0 for one in self.work.values())
+
+    @property
+    def turns(self) -> int:
+        """How many runs follow each other where providers are asked."""
+        step = self.days_per_run
+        return sum(
+            -(-(end - first).days // (step or (end - first).days)) for first, end in self.spans
+        )
+
+    @property
     def seconds(self) -> float:
         """Expected time of one run after the other; nothing where there is nothing to do."""
-        return sum(one.seconds for one in self.work.values()) + (
-            START_S + RUN_S if self.partitions else 0.0
-        )
+        begun = (self.turns if self.asks else 1) if self.partitions else 0
+        return sum(one.seconds for one in self.work.values()) + begun * (START_S + RUN_S)
 
 
 def default_range(store: Store, symbols: Sequence[str] = ()) -> tuple[date, date]:
@@ -170,6 +195,7 @@ def estimate(
     assets: Sequence[str] = (),
     symbols: Sequence[str] = (),
     refetch: bool = False,
+    days_per_run: int = 0,
 ) -> Estimate:
     """What a backfill of the days [start, end) would do.
 
@@ -181,6 +207,7 @@ def estimate(
         assets: of these alone; all unless given.
         symbols: ids that sources are asked for; everybody unless given.
         refetch: sources are asked for what is there, too.
+        days_per_run: days of a run; 0 - by what providers are asked, see `Estimate`.
 
     Raises:
         MissingPartitionError: something that is computed reads what nobody has written and this
@@ -200,6 +227,11 @@ def estimate(
     if not refetch:
         spans = _spans(store, found, start, end)
         found = {name: _walked(store, one, spans, start) for name, one in found.items()}
+    asking = {
+        name: _asking(store, store.tables[name], one, sources, macro_source)
+        for name, one in found.items()
+    }
+    days_per_run = days_per_run or _days_per_run(found, asking, spans)
     averages, widths = _averages(store), _widths(store)
     scales, runs = _scales(store)
     work: dict[str, Work] = {}
@@ -207,18 +239,24 @@ def estimate(
         table = store.tables[asset]
         rows, rows_from = _rows(store, table, one, work, averages)
         width = widths.get(table.table)
+        calls, asking_s = _cost(asking[asset], _windows(one, spans, days_per_run))
+        computing_s = _seconds(asset, one.days.len(), rows)
+        scale = scales.get(asset, scales.get("", 1.0))
         work[asset] = replace(
             one,
             asked=(end - start).days,
             history=one.days.filter(one.days < start).len(),
             rows=rows,
             rows_from=rows_from,
-            calls=_calls(store, table, one, sources, macro_source),
+            calls=calls,
+            asking_s=asking_s,
             bytes=round(rows * (width or schema_width(table))),
             bytes_from="measured" if width else "schema",
-            seconds=_seconds(asset, one.days.len(), rows) * scales.get(asset, scales.get("", 1.0)),
+            # What was measured may have asking in it: the longer of the two, not their sum.
+            seconds=max(computing_s * scale, computing_s + asking_s),
         )
-    return Estimate(start, end, spans, work, "measured" if runs else "built-in", runs)
+    known = "measured" if runs else "built-in"
+    return Estimate(start, end, spans, work, known, runs, days_per_run)
 
 
 # -- which days -----------------------------------------------------------------------------------
@@ -418,25 +456,95 @@ def _rows(
     return round(_ROWS_A_DAY.get(table.asset, 1.0) * covered), "assumed"
 
 
-def _calls(
+@dataclass(frozen=True)
+class _Question:
+    """Who is asked for what by every run, about whom."""
+
+    source: Any
+    kind: Kind
+    instruments: tuple[Any, ...]
+
+
+def _asking(
     store: Store, table: TableSchema, one: Work, sources: Mapping[str, Any], macro_source: Any
-) -> int:
-    """Requests that the providers say they will make; one per instrument where they do not say."""
+) -> list[_Question]:
+    """What providers are asked to fill the table."""
     if table.derived or one.days.is_empty():
-        return 0
-    window = one.days[0], one.days[-1] + timedelta(days=1)
+        return []
     if not table.about_instruments:
-        return calls_of(macro_source, "macro", (), *window)
+        return [_Question(macro_source, "macro", ())]
     kind = kind_of(table.asset)
     chosen: dict[str, list[Any]] = {}
     for name, providers in store.universe.providers(kind).items():
         if one.symbols is None or name in one.symbols:
             for provider in providers:
                 chosen.setdefault(provider, []).append(store.universe.resolve(name))
-    return sum(
-        calls_of(sources.get(provider), kind, instruments, *window)
+    return [
+        _Question(sources.get(provider), kind, tuple(instruments))
         for provider, instruments in chosen.items()
-    )
+    ]
+
+
+def _cost(
+    questions: Sequence[_Question], windows: Sequence[tuple[date, date]]
+) -> tuple[int, float]:
+    """Requests that the providers say they will make (one per instrument where they do not say),
+    and how long these take at their pace."""
+    calls, seconds = 0, 0.0
+    for question in questions:
+        for window in windows:
+            some = calls_of(question.source, question.kind, question.instruments, *window)
+            calls += some
+            seconds += some * seconds_per_call(question.source)
+    return calls, seconds
+
+
+def _windows(
+    one: Work, spans: Sequence[tuple[date, date]], days_per_run: int
+) -> list[tuple[date, date]]:
+    """What each run asks for; history of before the first day asked for comes with the first."""
+    found = []
+    for number, (first, end) in enumerate(spans):
+        step = timedelta(days=days_per_run or max((end - first).days, 1))
+        begin = first
+        while begin < end:
+            since = date.min if not number and begin == first else begin
+            some = one.days.filter(one.days.is_between(since, begin + step, closed="left"))
+            some = some.filter(some < end)
+            if some.len():
+                found.append((some[0], some[-1] + timedelta(days=1)))
+            begin += step
+    return found
+
+
+def _days_per_run(
+    work: Mapping[str, Work],
+    asking: Mapping[str, Sequence[_Question]],
+    spans: Sequence[tuple[date, date]],
+) -> int:
+    """The longest run that asks no longer than `ASKING_S`, or than a run of a year would.
+
+    Where a provider is asked as often for a year as for ten (one request per ticker), shorter runs
+    would ask ten times as often and lose no less.
+    """
+    longest = max(((end - first).days for first, end in spans), default=0)
+
+    def longest_asking(days: int) -> float:
+        costs: dict[int, float] = {}
+        for name, questions in asking.items():
+            for number, window in enumerate(_windows(work[name], spans, days)):
+                costs[number] = costs.get(number, 0.0) + _cost(questions, [window])[1]
+        return max(costs.values(), default=0.0)
+
+    if longest <= _SHORTEST_RUN or not longest_asking(0):
+        return 0
+    enough = max(ASKING_S, longest_asking(_SHORTEST_RUN))
+    runs = 1
+    while (days := -(-longest // runs)) > _SHORTEST_RUN:
+        if longest_asking(days) <= enough:
+            return days if runs > 1 else 0
+        runs += 1
+    return _SHORTEST_RUN
 
 
 def _widths(store: Store) -> dict[str, float]:

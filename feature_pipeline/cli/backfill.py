@@ -186,6 +186,7 @@ def outlook(
             assets=chosen,
             symbols=ids,
             refetch=refetch,
+            days_per_run=current.max_partitions_per_run,
         )
 
 
@@ -210,7 +211,6 @@ def _run(
     plan = runs_for(
         found,
         symbols=[universe.resolve(symbol).id for symbol in symbols],
-        days_per_run=current.max_partitions_per_run,
         refetch=refetch,
     )
     if not plan:
@@ -278,6 +278,13 @@ def _print(found: Estimate, out: Console) -> None:
         else "by built-in rates: no run has been measured yet"
     )
     out.print(f"time   about {duration(found.seconds)}, {known}", soft_wrap=True)
+    asking = sum(one.asking_s for one in found.work.values())
+    if asking:
+        out.print(
+            f"       {duration(asking)} of it asking providers, at their pace, in {found.turns} "
+            "run(s), each of which keeps what it was answered",
+            soft_wrap=True,
+        )
 
 
 def _is_rough(one: Work) -> bool:
@@ -340,6 +347,7 @@ def _as_data(found: Estimate) -> dict[str, Any]:
                 "rows": one.rows,
                 "rows_from": one.rows_from,
                 "calls": one.calls,
+                "asking_seconds": round(one.asking_s, 2),
                 "bytes": one.bytes,
                 "bytes_from": one.bytes_from,
                 "seconds": round(one.seconds, 2),

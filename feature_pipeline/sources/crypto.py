@@ -105,7 +105,7 @@ class CryptoSource:
     @property
     def seconds_per_call(self) -> float:
         """At our pace."""
-        return self._politeness.limits.seconds / self._politeness.limits.requests
+        return self._politeness.limits.seconds_per_call
 
     def calls(self, kind: Kind, instruments: Sequence[Instrument], start: date, end: date) -> int:
         """The markets, and the pages of daily bars of each instrument."""

@@ -94,7 +94,7 @@ class DukascopySource:
     @property
     def seconds_per_call(self) -> float:
         """At our pace."""
-        return self._session.politeness.limits.seconds / self._session.politeness.limits.requests
+        return self._session.politeness.limits.seconds_per_call
 
     def calls(self, kind: Kind, instruments: Sequence[Instrument], start: date, end: date) -> int:
         """Daily bars of a whole life fit into one answer, one for each side; one more for each

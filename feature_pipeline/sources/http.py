@@ -70,6 +70,15 @@ class Limits:
     deadline_s: float = 180.0
     max_bytes: int = 32 << 20
 
+    @property
+    def seconds_per_call(self) -> float:
+        """From one request to the next, where many are made."""
+        return self.seconds / self.requests
+
+
+def _wait(seconds: float) -> None:
+    time.sleep(seconds)
+
 
 class Answer(Protocol):
     """What the client libraries' responses have in common."""
@@ -124,12 +133,12 @@ class Politeness:
         provider: str,
         limits: Limits,
         *,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.provider = provider
         self.limits = limits
-        self._sleep = sleep
+        self._sleep = sleep or _wait
         self._clock = clock
         self._limiter = Limiter(Rate(limits.requests, round(limits.seconds * Duration.SECOND)))
         self._pause = _Pause(clock)

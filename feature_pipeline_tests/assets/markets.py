@@ -26,6 +26,9 @@ HALF_DAY, HOLIDAY = date(2024, 7, 3), date(2024, 7, 4)
 WITHOUT_VOLUME = date(2024, 6, 30)
 QUICK = Limits(requests=1000, seconds=1.0, attempts=1, wait_s=5.0, deadline_s=10.0)
 
+URL_VARIABLE = "TEST_PROVIDERS_URL"
+"""Tells a process of its own where the server is."""
+
 YAML = """
 benchmark: SHARE
 instruments:
@@ -49,7 +52,7 @@ instruments:
     calendar: 24/7
     sector: crypto
     source: {{bars: {exchange}}}
-    tickers: {{kraken: BTC/USD, bitstamp: BTC/USD}}
+    tickers: {{kraken: BTC/USD, coinbase: BTC/USD}}
     symbols: [{{symbol: BTC-USD, from: 2010-07-17}}]
     membership: [{{from: {listed}}}]
 """
