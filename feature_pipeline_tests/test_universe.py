@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 
 import exchange_calendars
 import polars as pl
@@ -14,7 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feature_pipeline.errors import UniverseError
+from feature_pipeline.resources import sources
 from feature_pipeline.schemas import UTC_TIME
+from feature_pipeline.settings import Settings
 from feature_pipeline.universe import DEFAULT, Universe, expected_sessions
 
 
@@ -424,3 +427,25 @@ def test_a_file_that_cannot_be_read(tmp_path):
 @settings(max_examples=100, deadline=None)
 def test_no_text_gives_anything_but_a_universe_error(text):
     refused(text)
+
+
+# -- the example of the docs ----------------------------------------------------------------------
+
+
+def test_the_example_is_a_universe_of_providers_that_there_are():
+    path = Path(__file__).parent.parent / "docs" / "examples" / "universe.yaml"
+    live = Universe.load(path)
+    assert live.symbols == ("AAPL", "BTC-USD", "EURUSD", "GSPC", "META", "MSFT")
+    assert {i.calendar for i in live.instruments} == {"XNYS", "24/5", "24/7"}
+    known = sources(Settings(), live)
+    for kind in ("bars", "actions", "news", "reddit", "insiders"):
+        for name, providers in live.providers(kind).items():
+            assert set(providers) <= set(known), (name, kind)
+    assert live.resolve("EURUSD").ticker("dukascopy") == "EUR/USD"
+    assert live.resolve("BTC-USD").ticker("kraken") == "BTC/USD"
+    assert live.resolve("GSPC").ticker("yfinance") == "^GSPC"
+    assert live.resolve("FB").cik == 1326801
+    assert live.feeds
+    assert live.subreddits
+    page = (path.parent.parent / "how-to" / "add-a-symbol.md").read_text(encoding="utf-8")
+    assert "(../examples/universe.yaml)" in page
