@@ -50,7 +50,7 @@ _PAGES: dict[str, list[str]] = {
     "ohlcv_1d": ["how-to/add-a-source.md", "how-to/backfill.md", "concepts/time.md"],
     "corporate_actions": ["how-to/add-a-source.md", "concepts/time.md"],
     "news": ["how-to/add-a-source.md", "how-to/backfill.md"],
-    "reddit": ["how-to/add-a-source.md", "how-to/backfill.md"],
+    "reddit": ["how-to/reddit.md", "how-to/backfill.md"],
     "macro_indicators": ["how-to/add-a-source.md", "concepts/time.md"],
     "insider_transactions": ["how-to/insiders.md", "concepts/time.md"],
     "sentiment_scores": ["how-to/backfill.md", "concepts/writes.md"],

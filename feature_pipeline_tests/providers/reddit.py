@@ -21,7 +21,9 @@ TOKEN = "canary-reddit-token"
 AUTHOR = "canary-author"
 MOST_LISTED = 1000
 
-QUICK = Limits(requests=1000, seconds=0.1, attempts=2, wait_s=0.5, deadline_s=2.0)
+QUICK = Limits(requests=1000, seconds=0.1, attempts=2, wait_s=3.0, deadline_s=10.0)
+IMPATIENT = Limits(requests=1000, seconds=0.1, attempts=2, wait_s=0.3, deadline_s=1.0)
+"""For a server that does not answer."""
 
 
 @dataclass

@@ -278,6 +278,33 @@ def test_too_many_waits_as_long_as_it_is_told(
     assert datetime.now(UTC) - began >= timedelta(seconds=1)
 
 
+def _used_up(post: Post, left: str, reset: str) -> Answer:
+    page = made.listing([made.thing("t3", post.data())], "t3_p1")
+    counted = {"x-ratelimit-remaining": left, "x-ratelimit-used": "600", "x-ratelimit-reset": reset}
+    return Answer(200, page.body, {**page.headers, **counted})
+
+
+def test_requests_that_are_used_up_end_the_run_and_keep_what_came(
+    world: Reddit, source: RedditSource, provider_server: ProviderServer
+) -> None:
+    post = Post("p1", ago(hours=1), "AAPL")
+    provider_server.fail(_used_up(post, "0.0", "599"), below="/r/")
+    answer = fetch(source)
+    assert titles(answer) == ["AAPL"]
+    assert "our requests are used up for 59" in answer.failed["AAPL"]
+    assert provider_server.paths() == ["/api/v1/access_token", "/r/stocks/new"]
+
+
+@pytest.mark.parametrize("left", ["many", "nan", "", "1e999"])
+def test_counts_that_are_no_numbers_are_passed_over(
+    world: Reddit, source: RedditSource, provider_server: ProviderServer, left: str
+) -> None:
+    world.posts = [Post("p1", ago(hours=1), "AAPL"), Post("p2", ago(hours=2), "MSFT")]
+    provider_server.fail(_used_up(world.posts[0], left, left), below="/r/")
+    answer = fetch(source)
+    assert (titles(answer), answer.failed) == (["AAPL", "MSFT"], {})
+
+
 @pytest.mark.parametrize("fault", [broken(), hung_up(), bad_gzip()])
 def test_a_passing_fault_costs_nothing(
     world: Reddit, source: RedditSource, provider_server: ProviderServer, fault: Answer
@@ -307,12 +334,14 @@ def test_a_passing_fault_costs_nothing(
 )
 def test_a_lasting_fault_is_one_line(
     world: Reddit,
-    source: RedditSource,
     provider_server: ProviderServer,
     fault: Answer,
     said: str,
 ) -> None:
     world.posts = [Post("p1", ago(hours=1), "AAPL")]
+    slow = fault.pause_s or fault.drip_s
+    limits = made.IMPATIENT if slow else made.QUICK
+    source = made.source(provider_server, lambda: NOW, limits=limits)
     provider_server.fail(fault, below="/r/", times=9)
     with pytest.raises(SourceError, match=r"^reddit: ") as raised:
         fetch(source)
@@ -492,9 +521,11 @@ def test_a_single_post_that_vanished(world: Reddit, source: RedditSource) -> Non
     ],
 )
 def test_no_answer_is_no_deletion(
-    world: Reddit, source: RedditSource, provider_server: ProviderServer, fault: Answer
+    world: Reddit, provider_server: ProviderServer, fault: Answer
 ) -> None:
     world.posts = [Post("p1", ago(days=2), "x")]
+    limits = made.IMPATIENT if fault.pause_s else made.QUICK
+    source = made.source(provider_server, lambda: NOW, limits=limits)
     provider_server.fail(fault, below="/api/info", times=9)
     with pytest.raises(SourceError, match=r"^reddit"):
         source.gone(_urls("p1"))
