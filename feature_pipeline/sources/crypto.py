@@ -104,7 +104,7 @@ class CryptoSource:
 
     @property
     def seconds_per_call(self) -> float:
-        """At our pace."""
+        """See `Paced`."""
         return self._politeness.limits.seconds_per_call
 
     def calls(self, kind: Kind, instruments: Sequence[Instrument], start: date, end: date) -> int:

@@ -93,7 +93,7 @@ class DukascopySource:
 
     @property
     def seconds_per_call(self) -> float:
-        """At our pace."""
+        """See `Paced`."""
         return self._session.politeness.limits.seconds_per_call
 
     def calls(self, kind: Kind, instruments: Sequence[Instrument], start: date, end: date) -> int:

@@ -98,6 +98,11 @@ class EdgarSource:
         self._session = PoliteSession(Politeness(self.name, limits))
         self._session.headers.update({"User-Agent": contact, "Accept-Encoding": "gzip, deflate"})
 
+    @property
+    def seconds_per_call(self) -> float:
+        """See `Paced`."""
+        return self._session.politeness.limits.seconds_per_call
+
     def calls(
         self,
         kind: Kind,  # noqa: ARG002 - there is one

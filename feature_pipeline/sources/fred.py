@@ -129,6 +129,11 @@ class FredSource:
         self._clock = clock
         self._held: Fred | None = None
 
+    @property
+    def seconds_per_call(self) -> float:
+        """See `Paced`."""
+        return self._limits.seconds_per_call
+
     def calls(
         self,
         kind: Kind,  # noqa: ARG002 - there is one

@@ -129,6 +129,11 @@ class FeedSource:
         failed = dict.fromkeys(asked, amiss) if amiss else _untold(questions, failures, asked)
         return Fetched(frame, failed, asked)
 
+    @property
+    def seconds_per_call(self) -> float:
+        """See `Paced`."""
+        return self._limits.seconds_per_call
+
     def calls(self, kind: Kind, instruments: Sequence[Instrument], start: date, end: date) -> int:  # noqa: ARG002
         """See `Metered.calls`."""
         if kind != "news" or not instruments or end <= (self._clock() - HISTORY).date():

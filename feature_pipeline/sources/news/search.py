@@ -121,6 +121,11 @@ class SearchSource:
         frame = as_documents(self.name, found, instruments, (start, end), now, self._plan.delay)
         return Fetched(frame, dict.fromkeys(asked, amiss) if amiss else failed, asked)
 
+    @property
+    def seconds_per_call(self) -> float:
+        """See `Paced`."""
+        return self._limits.seconds_per_call
+
     def calls(self, kind: Kind, instruments: Sequence[Instrument], start: date, end: date) -> int:
         """See `Metered.calls`: at most."""
         if kind != "news" or self._span(start, end, self._clock()) is None:

@@ -94,6 +94,11 @@ class YahooSource:
         self._made: ChartClient | None = None
         self._making = threading.Lock()
 
+    @property
+    def seconds_per_call(self) -> float:
+        """See `Paced`."""
+        return self._politeness.limits.seconds_per_call
+
     def calls(self, kind: Kind, instruments: Sequence[Instrument], start: date, end: date) -> int:
         """One request per instrument that was listed in `[start, end)`."""
         asked = [i for i in instruments if listed(i, start, end, self._clock())]
