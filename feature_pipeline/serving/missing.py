@@ -216,6 +216,8 @@ def _of_macro(
         rows = known.filter(pl.col("series_id") == series).sort("time", "available_at")
         if rows.is_empty():
             yield f"no {series} was released in the days before {available_at:%Y-%m-%d}"
+            days = unknown["available_at"].dt.date()
+            yield from _not_collected(store, table, days, [series])
             continue
         observed, released = rows.select("time", "available_at").row(-1)
         if released <= available_at - MACRO_MAX_AGE:

@@ -368,8 +368,8 @@ class Planner:
                 [self._not_collected_for(table, start, end), self._on_again(table, start, end)]
             )
             if symbols is not None:
-                known = pl.col("symbol").is_null() | pl.col("symbol").is_in(list(symbols))
-                missing = missing.filter(known)
+                wanted = pl.col("symbol").is_null() | pl.col("symbol").is_in(list(symbols))
+                missing = missing.filter(wanted)
             return missing
         finished = self.finished(start, end)
         rows = self.ledger.rows(table.asset, start, end).group_by("day").agg(pl.col("rows").sum())

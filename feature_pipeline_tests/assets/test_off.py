@@ -14,6 +14,9 @@ import pytest
 from feature_pipeline.assets import judgements, recency
 from feature_pipeline.partitions import days
 from feature_pipeline.resources import code_versions
+from feature_pipeline.serving.explain import explain
+from feature_pipeline.serving.lookup import Moment
+from feature_pipeline.serving.names import resolve
 from feature_pipeline.sources import Off, calls_of
 from feature_pipeline.storage.io_manager import FLAGGED_TAG
 from feature_pipeline.storage.upkeep import Upkeep
@@ -25,6 +28,7 @@ from feature_pipeline_tests.assets.world import (
     START,
     MadeSource,
     _universe_yaml,
+    midnight,
 )
 
 WHY = {
@@ -114,6 +118,16 @@ def test_what_follows_is_missing_and_no_zero(dark, ran):
     assert features["news_sentiment_24h"].equals(ran.table("features_1d")["news_sentiment_24h"])
     lost = ["sentiment", *MACRO, "missing", "document_count"]
     assert rows.drop(lost).equals(ran.table("state_vectors_1d").drop(lost))
+
+
+def test_explain_says_what_to_set(dark):
+    versions = code_versions(dark.universe)
+    moment = Moment(as_of=midnight(END))
+    for name, off in (("state_vectors_1d.vix", "fred"), ("state_vectors_1d.sentiment", "reddit")):
+        place = resolve(name)
+        found = explain(dark.store, "AAA", place, moment, dark.scorer, versions)
+        assert found.value is None
+        assert any(reason.endswith(f"was not collected: {WHY[off]}") for reason in found.missing)
 
 
 def test_no_check_fails_for_that(dark, ran):
