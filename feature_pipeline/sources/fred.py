@@ -27,7 +27,7 @@ replaces the row (what was held before is in its history).
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from functools import cache
@@ -233,8 +233,9 @@ class FredSource:
             if found.empty:
                 continue
             found = found.dropna(subset=["value"])
-            released = pl.Series([day.date() for day in found["realtime_start"]], dtype=pl.Date)
-            frame = _observations(found["date"], found["value"]).with_columns(known=released)
+            frame = _observations(found["date"], found["value"]).with_columns(
+                known=_days(found["realtime_start"])
+            )
             frames.append(frame.filter(pl.col("known") >= first))
         return pl.concat(frames)
 
@@ -357,11 +358,22 @@ def _windows(start: date, end: date) -> Iterator[tuple[date, date]]:
         start += WINDOW
 
 
-def _observations(dates: Iterable[pd.Timestamp], values: Iterable[float]) -> pl.DataFrame:
+def _observations(
+    dates: Sequence[Any] | pd.Series | pd.Index, values: Sequence[float] | pd.Series
+) -> pl.DataFrame:
     """`time` (00:00 UTC) and `value`."""
-    days = pl.Series([day.date() for day in dates], dtype=pl.Date)
-    times = days.cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
-    return pl.DataFrame({"time": times, "value": pl.Series(list(values), dtype=pl.Float64)})
+    return pl.DataFrame(
+        {
+            "time": _days(dates).cast(pl.Datetime("us")).dt.replace_time_zone("UTC"),
+            "value": pl.Series(np.asarray(values, dtype=np.float64)),
+        }
+    )
+
+
+def _days(dates: Sequence[Any] | pd.Series | pd.Index) -> pl.Series:
+    import pandas as pd
+
+    return pl.Series(pd.DatetimeIndex(dates).as_unit("us").to_numpy()).cast(pl.Date)
 
 
 def _moment(day: str, hour: time) -> pl.Expr:
