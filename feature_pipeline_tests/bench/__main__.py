@@ -42,8 +42,9 @@ def main() -> int:
 
 
 def _all(stack: Stack) -> Iterator[Row]:
-    yield from _indicators("1")
-    yield from _indicators("")
+    yield from _results("feature_pipeline_tests.bench.finbert")
+    yield from _results("feature_pipeline_tests.bench.indicators", POLARS_MAX_THREADS="1")
+    yield from _results("feature_pipeline_tests.bench.indicators")
     yield from storage.run(stack.database_url)
     yield from _graph(stack)
     for found in publish.run(stack.redis_url):
@@ -51,10 +52,10 @@ def _all(stack: Stack) -> Iterator[Row]:
     yield from ui.run()
 
 
-def _indicators(threads: str) -> Iterator[Row]:
-    """In a process of its own: Polars settles its number of threads when it is imported."""
-    environment = os.environ | ({"POLARS_MAX_THREADS": threads} if threads else {})
-    output = _run(["feature_pipeline_tests.bench.indicators"], environment)
+def _results(module: str, **variables: str) -> Iterator[Row]:
+    """In a process of its own: Polars settles its number of threads when it is imported, and torch
+    keeps its memory."""
+    output = _run([module], {**os.environ, **variables})
     for line in output.splitlines():
         if line.startswith("RESULT "):
             yield Row(**json.loads(line.removeprefix("RESULT ")))
