@@ -43,13 +43,12 @@ def daily(found: Chart, instrument: Instrument, now: datetime) -> pl.DataFrame:
     placed = local.select(
         pl.exclude("begins", "ends", "time"),
         pl.col("ends").is_null().alias("closed"),
-        # A session of the future has none yet: it is the writer's to say so.
-        time=pl.when(inside | (moment > now)).then("time").otherwise(moment),
+        time=pl.when(inside).then("time").otherwise(moment),
     ).join(sessions, on="time", how="left", maintain_order="left")
     stub = pl.col("closed") & pl.col("ends").is_null() & (pl.col("volume").fill_null(0.0) == 0)
     return (
         _with_volume(placed, instrument)
-        .filter(~stub | moment.is_null() | (moment > now))
+        .filter(~stub | moment.is_null())
         .with_columns(available_at=pl.coalesce("ends", pl.col("time") + timedelta(days=1)))
     )
 
