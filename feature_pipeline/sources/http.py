@@ -140,8 +140,18 @@ class Politeness:
         self.limits = limits
         self._sleep = sleep or _wait
         self._clock = clock
-        self._limiter = Limiter(Rate(limits.requests, round(limits.seconds * Duration.SECOND)))
+        self._made: Limiter | None = None
+        self._making = threading.Lock()
         self._pause = _Pause(clock)
+
+    @property
+    def _limiter(self) -> Limiter:
+        """Made with the first question: it starts a thread, and most processes ask nobody."""
+        with self._making:
+            if self._made is None:
+                rate = Rate(self.limits.requests, round(self.limits.seconds * Duration.SECOND))
+                self._made = Limiter(rate)
+            return self._made
 
     def ask(
         self,
