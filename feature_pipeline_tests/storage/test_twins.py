@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 
 import polars as pl
@@ -154,6 +155,19 @@ def test_one_query_asks_for_all_twins(desk: Desk, monkeypatch: pytest.MonkeyPatc
     desk.write("news", write_many, (date(2020, 1, 1), date(2020, 2, 1)))
     assert len([query for query in asked if "UNION" in query]) == 1
     assert len([query for query in asked if 'FROM "documents"' in query]) == 2
+
+
+def test_of_two_writers_at_once_one_is_first(desk: Desk) -> None:
+    stories = [story(f"p{n}", f"page {n}".replace(" ", "-")) for n in range(6)]
+
+    def run(one: pl.DataFrame) -> tuple[int, int]:
+        report = desk.write("news", answers(one), WINDOW)
+        return report.written, report.duplicate
+
+    with ThreadPoolExecutor(len(stories)) as pool:
+        outcomes = list(pool.map(run, stories))
+    assert sorted(outcomes) == [(0, 1)] * 5 + [(1, 0)]
+    assert len(held(desk)) == 1
 
 
 def test_posts_have_no_twins(desk: Desk) -> None:
