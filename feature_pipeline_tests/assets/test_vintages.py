@@ -7,6 +7,7 @@ alone, release by release, and shares no code with the graph.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
@@ -14,6 +15,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from feature_pipeline.assets import recency
 from feature_pipeline.sources.fred import SERIES, FredSource, Series
 from feature_pipeline.sources.http import Limits
 from feature_pipeline_tests.assets.support import assert_same_tables
@@ -147,6 +149,15 @@ def test_a_read_as_of_any_moment_sees_what_had_been_released(full):
             for series, value in found.select("series_id", "value").iter_rows():
                 releases = [r for r in of[series].releases if r[0] >= _collected_from(full)]
                 assert value == known(releases, RELEASED[series].hour, moment), (series, moment)
+
+
+@pytest.mark.parametrize(("days", "behind"), [(1, 0), (20, 3), (60, 4)])
+def test_a_monthly_series_is_behind_later_than_a_daily_one(full, days, behind):
+    last = midnight(END + timedelta(days=days))
+    found = recency.freshness(replace(full.store, clock=lambda: last), "macro_indicators")
+    assert found.passed == (behind == 0)
+    assert found.numbers.get("behind", 0) == behind
+    assert ("CPIAUCSL" in found.says or "1 more" in found.says) == (behind == 4)
 
 
 def _collected_from(graph) -> date:
