@@ -22,8 +22,9 @@ this code; otherwise two checkouts on one database would rewrite each other's da
 
 **How often.** The days of an asset and year are tried `MAX_ATTEMPTS` times, with a longer pause
 each time; first in one run with all others, then year by year, so that one bad year does not keep
-the others. After that a person is told, once. They are tried again when their inputs or the code
-have changed, and every `LONG_PAUSE`.
+the others, and scores apart from what is computed around them (a sentiment model that is not there
+costs sentiment alone). After that a person is told, once. They are tried again when their inputs or
+the code have changed, and every `LONG_PAUSE`.
 """
 
 from __future__ import annotations
@@ -432,10 +433,12 @@ class _Tick:
             for span in spans
         ]
         ready = sorted((unit for unit in due if self._ready(unit)), key=lambda u: u.year)
+        stubborn = [u for u in due if u.asset in self.upkeep.dispensable and u.attempts.count]
         fresh = [unit for unit in ready if unit.attempts.count == 0 or unit.year == _LIVE]
         again = [unit for unit in ready if unit not in fresh]
         by_year = [list(units) for _, units in groupby(again, lambda u: u.year)]
-        for units in filter(None, [fresh, *by_year]):
+        parts = [part for units in (fresh, *by_year) for part in _without(units, stubborn)]
+        for units in filter(None, parts):
             chosen = _days_of(units)
             left = _days_of([unit for unit in (*holes, *due) if unit not in units])
             stretch = self.upkeep.stretch(chosen, left, self.held, self.days_per_run)
@@ -545,6 +548,13 @@ def _days_of(units: Sequence[_Unit]) -> dict[str, pl.Series]:
         held = found.get(unit.asset, unit.days.clear())
         found[unit.asset] = pl.concat([held, unit.days]).unique().sort()
     return found
+
+
+def _without(units: Sequence[_Unit], stubborn: Sequence[_Unit]) -> list[list[_Unit]]:
+    """The units without those that have failed and that others can do without, and those alone: in
+    one run, their failing again would take the others with it."""
+    others = [unit for unit in units if unit not in stubborn]
+    return [others, [unit for unit in units if unit in stubborn]]
 
 
 def _within(run: Stretch, unit: _Unit) -> bool:

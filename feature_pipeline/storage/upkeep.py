@@ -172,6 +172,14 @@ class Upkeep:
         """The derived tables, inputs before what reads them."""
         return [table for table in self.store.tables.values() if table.derived]
 
+    @cached_property
+    def dispensable(self) -> frozenset[str]:
+        """The derived tables whose readers all compute around days that are not there."""
+        inputs = [needed for table in self.derived for needed in table.inputs]
+        needed = {i.asset for i in inputs if i.on_missing == "fail"}
+        read = {i.asset for i in inputs} - needed
+        return frozenset(table.asset for table in self.derived if table.asset in read)
+
     # -- what is kept -------------------------------------------------------------------------
 
     def kept(self, asset: str) -> list[tuple[date, date]]:
