@@ -704,6 +704,27 @@ def test_documents_are_asked_for_no_further_back_than_the_setting(days):
     assert documents_from(moment, at("2025-06-01"), days) == moment.date() - reach
 
 
+# -- insiders -------------------------------------------------------------------------------------
+
+
+def test_insiders_are_asked_for_once_edgar_has_closed():
+    """On the evening of each working day; in UTC that is the next one, and filings of the evening
+    lie on both."""
+    plain = make_universe(("A", "XNYS"))
+    schedule = schedule_of(automation(plain, date(2025, 1, 1)), "insiders")
+    ticks = list(cron_ticks(schedule, at("2025-01-01T05:00"), at("2026-01-01T05:00")))
+    assert len(ticks) == 261
+    assert {(m.time(), str(m.tzinfo)) for m in ticks} == {(time(22, 30), "America/New_York")}
+    [told] = {evaluate(schedule, moment, plain) for moment in ticks[:3]}
+    assert "No instrument has a source of insiders" in told
+    known = plain.instruments[0]
+    source = known.source.model_copy(update={"insiders": "edgar"})
+    watched = Universe([known.model_copy(update={"source": source, "cik": 1})], "A")
+    for moment in ticks:
+        day = moment.date() + timedelta(days=1)
+        assert asked(evaluate(schedule, moment, watched)) == (day - timedelta(days=7), day)
+
+
 # -- macro ----------------------------------------------------------------------------------------
 
 
