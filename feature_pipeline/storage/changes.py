@@ -47,7 +47,8 @@ class Batch:
         silent: `symbol`, `day` of sessions that should have a row and got none: they keep their
             old one.
         asked: symbols whose exceptions are renewed; None - everybody's.
-        others: the other sources of the same answer: what they could not collect stays theirs.
+        others: source, symbol of whom other sources of the same answer were asked for: what they
+            could not collect stays theirs.
         exceptions: `source`, `day`, `symbol`, `status`, `reason`.
         quarantined: `symbol`, `day`, `reason`, `payload`.
         released: rejected rows that a person accepted, by their number in quarantine, with why;
@@ -63,7 +64,7 @@ class Batch:
     answered: frozenset[str] = frozenset()
     silent: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=_SESSIONS))
     asked: tuple[str, ...] | None = ()
-    others: frozenset[str] = frozenset()
+    others: tuple[tuple[str, str], ...] = ()
     exceptions: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=EXCEPTIONS))
     quarantined: pl.DataFrame = field(default_factory=pl.DataFrame)
     released: Mapping[int, str] = field(default_factory=dict)

@@ -240,8 +240,12 @@ def write_exceptions(
     if batch.exceptions.is_empty() and not one(connection, there, values):
         return batch.days.clear()
     if batch.asked is not None:  # whoever was asked for them before, and is no longer
-        condition += " AND symbol = ANY(%s) AND source <> ALL(%s)"
-        values += [list(batch.asked), list(batch.others)]
+        condition += (
+            " AND symbol = ANY(%s)"
+            " AND (source, symbol) NOT IN (SELECT * FROM unnest(%s::text[], %s::text[]))"
+        )
+        sources, symbols = zip(*batch.others, strict=True) if batch.others else ((), ())
+        values += [list(batch.asked), list(sources), list(symbols)]
     who = ["source", "day", "symbol"]
     deleted = connection.execute(
         f"DELETE FROM partition_exceptions WHERE {condition} RETURNING source, day, symbol", values

@@ -277,8 +277,8 @@ class Store:
         for source, fetched in answers.items():
             checked = self._check(plan, fetched, source)
             checks.append(checked)
-            others = frozenset(answers) - {source}
-            batches.append(replace(self._batch(plan, source, fetched, checked), others=others))
+            batch = self._batch(plan, source, fetched, checked)
+            batches.append(replace(batch, others=_asked_elsewhere(answers, source)))
         days = [self.writer.write(plan.table, plan.writing, batch) for batch in batches]
         tallies = [
             reports.tally(plan, *one)
@@ -481,6 +481,16 @@ def _columns(table: TableSchema, needed: Input) -> list[str]:
     names = ("symbol", "time", "available_at", "availability_basis")
     shared = [n for n in names if n in table.names]
     return shared + [n for n in needed.columns if n not in shared]
+
+
+def _asked_elsewhere(answers: Mapping[str, Fetched], source: str) -> tuple[tuple[str, str], ...]:
+    """Source and symbol of whom the other sources of an answer were asked for."""
+    return tuple(
+        (other, symbol)
+        for other, fetched in answers.items()
+        if other != source
+        for symbol in {*fetched.asked, *fetched.failed, EVERYBODY}
+    )
 
 
 def _failed(fetched: Fetched) -> pl.DataFrame:
