@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 import yaml
 
+from feature_pipeline.assets.describe import Describer
 from feature_pipeline.features.catalogue import TABLES
 from feature_pipeline.resources import code_versions
 from feature_pipeline.serving.explain import Explanation, explain
@@ -114,6 +115,10 @@ def test_from_filings_to_the_feature(graph_of):
     assert {value for day, value in known.items() if day > date(2019, 6, 10)} == {0.5}
     assert set(values(graph, "BBB").values()) == {0.0}, "nobody filed"
     assert set(values(graph, "MKT").values()) == {None}, "nobody collects"
+    shown = {key: said.value for key, said in Describer(graph.store)(ASSET, END).items()}
+    assert "Insider transactions per day" in shown["picture"]
+    said = shown["glance"].replace("\\", "")
+    assert said.startswith("2 transactions filed since 2018-06-15: 1 purchases and 1 sales")
     # The filing that cannot be read is kept, and every row accounted for.
     [lost] = graph.query(
         f"SELECT symbol, reason, day FROM quarantine WHERE asset = '{ASSET}'"
