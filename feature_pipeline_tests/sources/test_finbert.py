@@ -21,7 +21,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from feature_pipeline.errors import ModelError, SourceError
 from feature_pipeline.resources import scorer as scorer_of
 from feature_pipeline.settings import Settings
-from feature_pipeline.sources import Scorer
+from feature_pipeline.sources import Scorer, finbert
 from feature_pipeline.sources.finbert import (
     BATCH_TOKENS,
     DIGITS,
@@ -138,6 +138,27 @@ def test_batches_do_not_change_with_the_order_asked_for(scorer, texts):
     there = scorer.score(texts)
     back = scorer.score(texts[::-1])
     assert back[::-1].equals(there)
+
+
+def test_texts_of_like_length_share_a_batch(scorer, texts, monkeypatch):
+    sizes: list[tuple[int, int]] = []
+    real = finbert._forward
+
+    def seen(loaded, tokens):
+        sizes.append((sum(map(len, tokens)), len(tokens) * max(map(len, tokens))))
+        return real(loaded, tokens)
+
+    monkeypatch.setattr(finbert, "_forward", seen)
+    scorer.score(texts)
+    tokens, padded = (sum(column) for column in zip(*sizes, strict=True))
+    assert padded <= BATCH_TOKENS * len(sizes)
+    assert padded < 1.1 * tokens, "padding is computed for nothing"
+
+
+def test_threads_change_no_score(scorer, models, texts):
+    one, three = (FinbertScorer(models, RELEASE, threads=n).score(texts) for n in (1, 3))
+    assert one.equals(three)
+    assert one.equals(scorer.score(texts))
 
 
 def test_identical_texts_are_scored_once(models, monkeypatch):
