@@ -462,8 +462,8 @@ TRANSACTION_CODES = tuple("PSVADFIMCEHOXGLWZJKU")
 withheld, G a gift, and so on (General Instructions, 8)."""
 
 FILED_AS_DATA_SINCE = datetime(2003, 6, 30, tzinfo=UTC)
-"""From here on Form 4 has to be filed electronically, as XML (SEC release 33-8230): of what was filed
-before nothing is known."""
+"""From here on Form 4 has to be filed electronically, as XML (SEC release 33-8230): of what was
+filed before nothing is known."""
 
 UNREADABLE = "unreadable"
 """In the place of its code: a filing that is no Form 4, kept in quarantine instead of its lines."""

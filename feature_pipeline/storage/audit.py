@@ -102,9 +102,11 @@ class Audit:
         )
 
     def written(self) -> tuple[date | None, date | None]:
-        """The first day that the ledger has of the asset, and the newest with rows."""
+        """The first day that the ledger has of the asset, and the newest with rows; where none has
+        any, the newest."""
         answer = self._ask(
-            "SELECT min(day) AS first, max(day) FILTER (WHERE rows > 0) AS newest"
+            "SELECT min(day) AS first,"
+            " coalesce(max(day) FILTER (WHERE rows > 0), max(day)) AS newest"
             " FROM partition_ledger WHERE asset = {asset}"
         )
         return answer.row(0)

@@ -92,8 +92,9 @@ def test_good_data_passes_everything(filled):
 def test_good_data_passes_on_a_single_day_and_without_any(filled):
     day = date(2019, 6, 13)
     for asset, check in ALL:
-        assert filled.ask(asset, check, days=(day, day + timedelta(days=1))).passed
-        assert filled.ask(asset, check, days=None).passed
+        for days in ((day, day + timedelta(days=1)), None):
+            verdict = filled.ask(asset, check, days=days)
+            assert verdict.passed, f"{asset} {check}: {verdict.says}"
     # The newest days are those of the data, not of the clock.
     filled.store.clock = lambda: AFTER + timedelta(days=400)
     assert filled.ask("ohlcv_1d", "row_count", days=None).numbers["rows"] > 80
@@ -236,6 +237,16 @@ DAMAGE = {
         "UPDATE corporate_actions SET value = 4 WHERE kind = 'split' AND time = '2019-06-11'",
         False,
         [f"on {SPLIT_DAY}"],
+    ),
+    "a bar was restated": (
+        "ohlcv_1d",
+        "restated",
+        "INSERT INTO ohlcv_1d_history SELECT symbol, time, available_at, availability_basis,"
+        " open, high, low, close * 2, volume, spread, source, recorded_at, run_id,"
+        " recorded_at FROM ohlcv_1d"
+        " WHERE symbol = 'MKT' AND time = '2019-06-14'",
+        False,
+        ["1 bar of 1 symbol restated", "MKT 1 bar on 2019-06-14", "2 for 1"],
     ),
     "a bar of next week": (
         "ohlcv_1d",
