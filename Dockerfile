@@ -6,11 +6,9 @@ RUN python -m venv /opt/venv
 WORKDIR /app
 COPY requirements.lock ./
 RUN /opt/venv/bin/pip install --require-hashes -r requirements.lock
-# FinBERT's, for CPUs: docker build --build-arg TORCH=2.13.0 .
+# FinBERT's: docker build --build-arg TORCH=2.13.0 .
 ARG TORCH=
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
-RUN if [ -n "$TORCH" ]; then \
-        /opt/venv/bin/pip install --no-deps --extra-index-url "$TORCH_INDEX" "torch==$TORCH"; fi
+RUN if [ -n "$TORCH" ]; then /opt/venv/bin/pip install "torch==$TORCH"; fi
 COPY pyproject.toml README.md ./
 COPY feature_pipeline feature_pipeline
 RUN /opt/venv/bin/pip install --no-deps --no-build-isolation -e .

@@ -5,10 +5,9 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 # Installed once per lock, package description and place.
 STAMP := .venv/.installed-$(shell (cat requirements.lock pyproject.toml; pwd) | sha256sum | cut -c1-16)
-# FinBERT's, and by far the largest package: for tests and benchmarks. The lock knows what it needs
-# and not torch itself, of which the index of PyPI has a build with gigabytes of CUDA alone.
+# FinBERT's, and by far the largest package: for tests and benchmarks alone. Pinned here and not in
+# the lock: which build of it pip takes is the machine's business (PyPI's own brings CUDA along).
 TORCH := torch==2.13.0
-TORCH_INDEX := https://download.pytorch.org/whl/cpu
 TORCH_STAMP := $(STAMP)-torch
 
 # Set, it keeps Python from storing bytecode: every start of Dagster then takes 2.5 times as long.
@@ -40,8 +39,8 @@ $(STAMP):
 	@touch $@
 
 $(TORCH_STAMP): $(STAMP)
-	@echo "installing $(TORCH), built for CPUs"
-	@$(BIN)/pip install -qq --no-deps --retries 1 --extra-index-url $(TORCH_INDEX) $(TORCH)
+	@echo "installing $(TORCH)"
+	@$(BIN)/pip install --quiet $(TORCH)
 	@touch $@
 
 # `exec`: the program is then make's own child, and ends when make is killed.

@@ -248,16 +248,9 @@ def test_sessions_equal_the_calendar(ours):
     assert ibm["close"].to_list() == [c.to_pydatetime() for c in calendar.closes]
 
 
-def test_many_symbols_are_fast():
+def test_many_symbols_have_all_their_sessions():
     many = universe(*(entry(f"S{n:03}") for n in range(500)))
-    many.sessions(date(2010, 1, 1), date(2010, 2, 1))  # builds the calendar
-    taken = []
-    for _ in range(5):
-        started = time.perf_counter()
-        rows = many.sessions(date(2010, 1, 1), date(2020, 5, 1)).height
-        taken.append(time.perf_counter() - started)
-    assert rows == 500 * 2599
-    assert min(taken) < 0.1
+    assert many.sessions(date(2010, 1, 1), date(2020, 5, 1)).height == 500 * 2599
 
 
 @given(

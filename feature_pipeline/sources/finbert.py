@@ -26,8 +26,8 @@ LABELS = ("positive", "negative", "neutral")
 
 DIGITS = 4
 """Decimal places of sentiment and confidence. What a text's neighbours in a batch change in fp32
-was 2e-6 at most, so that the same text has the same score (and its day the same hash) but for one in
-some hundred that lie at the edge of a rounding; there the first score is kept (`scored_texts`)."""
+was 2e-6 at most, so that the same text has the same score (and its day the same hash) but for one
+in some hundred at the edge of a rounding; there the first score is kept (`scored_texts`)."""
 
 MAX_TOKENS = 512
 """BERT has no more positions; what comes later in a text is not read."""
