@@ -47,9 +47,10 @@ $(TORCH_STAMP): $(STAMP)
 demo: $(STAMP)
 	@exec $(BIN)/feature-pipeline demo $(ARGS)
 
-# Three on two cores: a good part of the tests waits for processes, and for Dagster's daemon.
+# Three on two cores: a good part of the tests waits for processes, and for Dagster's daemon. Their
+# frames are small: Polars' threads would cost more than they bring.
 test: $(TORCH_STAMP)
-	@exec $(BIN)/python -m pytest -n 3 --dist worksteal $(ARGS)
+	@POLARS_MAX_THREADS=1 exec $(BIN)/python -m pytest -n 3 --dist worksteal $(ARGS)
 
 bench: $(TORCH_STAMP)
 	@exec $(BIN)/python -m feature_pipeline_tests.bench $(ARGS)
