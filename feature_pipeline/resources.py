@@ -33,9 +33,7 @@ from feature_pipeline.sources.finbert import FinbertScorer
 from feature_pipeline.sources.fred import FredSource
 from feature_pipeline.sources.lexicon import LexiconScorer
 from feature_pipeline.sources.news.feeds import FeedSource
-from feature_pipeline.sources.news.gnews import FREE as GNEWS_FREE
 from feature_pipeline.sources.news.gnews import GNewsSource
-from feature_pipeline.sources.news.newsapi import FREE as NEWSAPI_FREE
 from feature_pipeline.sources.news.newsapi import NewsApiSource
 from feature_pipeline.sources.reddit import RedditSource
 from feature_pipeline.sources.sample import SampleSource
@@ -165,11 +163,11 @@ def sources(settings: Settings, universe: Universe) -> dict[str, Any]:
     )
     gnews, newsapi = (
         with_credentials(
-            name, settings, partial(make, plan=replace(free, delay=timedelta(hours=h)))
+            make.name, settings, partial(make, plan=replace(make.free, delay=timedelta(hours=h)))
         )
-        for name, make, free, h in (
-            ("gnews", GNewsSource, GNEWS_FREE, settings.gnews_delay_h),
-            ("newsapi", NewsApiSource, NEWSAPI_FREE, settings.newsapi_delay_h),
+        for make, h in (
+            (GNewsSource, settings.gnews_delay_h),
+            (NewsApiSource, settings.newsapi_delay_h),
         )
     )
     prices = (YahooSource(), DukascopySource(), *exchanges)

@@ -343,7 +343,7 @@ class Universe:
             `from`. A member at t where `from <= t < to`; a null `to` is open.
         """
         rows = [
-            (i.id, i.sector, _midnight(m.start), None if m.end is None else _midnight(m.end))
+            (i.id, i.sector, midnight(m.start), None if m.end is None else midnight(m.end))
             for i in self.instruments
             for m in i.membership
         ]
@@ -382,12 +382,12 @@ def _instrument_days(
     group: Sequence[Instrument], sessions: pl.DataFrame, start: date, end: date
 ) -> pl.DataFrame:
     time = sessions["time"]
-    low, high = (int(time.search_sorted(_midnight(d), side="left")) for d in (start, end))
+    low, high = (int(time.search_sorted(midnight(d), side="left")) for d in (start, end))
     spans = pl.DataFrame(
         {
             "symbol": [i.id for i in group],
-            "_from": [_midnight(i.first_day) for i in group],
-            "_to": [None if i.end_day is None else _midnight(i.end_day) for i in group],
+            "_from": [midnight(i.first_day) for i in group],
+            "_to": [None if i.end_day is None else midnight(i.end_day) for i in group],
         },
         schema={"symbol": pl.String, "_from": UTC_TIME, "_to": UTC_TIME},
     )
@@ -403,7 +403,8 @@ def _instrument_days(
     )
 
 
-def _midnight(day: date) -> datetime:
+def midnight(day: date) -> datetime:
+    """00:00 UTC of a day."""
     return datetime(day.year, day.month, day.day, tzinfo=UTC)
 
 

@@ -6,7 +6,7 @@ fresh. Here the newest `available_at` counts. Verdicts like those of `judgements
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, timedelta
 
 import polars as pl
 
@@ -15,7 +15,7 @@ from feature_pipeline.features.declarations import MACRO_SERIES, SCORES
 from feature_pipeline.storage.audit import SHOWN, Audit
 from feature_pipeline.storage.planning import on_grid
 from feature_pipeline.storage.store import Store
-from feature_pipeline.universe import calendar_sessions
+from feature_pipeline.universe import calendar_sessions, midnight
 
 AGE_LIMITS = {
     "news": timedelta(days=3),
@@ -80,8 +80,8 @@ def _sessions_behind(store: Store, asked: Audit, *, ended: bool) -> Verdict:
             due[calendar] = sessions["time"].filter(sessions["close"] + delay <= now)
         times = due[calendar]
         begin, end = instrument.first_day, instrument.end_day
-        low = times.search_sorted(_midnight(begin), side="left")
-        high = times.len() if end is None else times.search_sorted(_midnight(end), side="left")
+        low = times.search_sorted(midnight(begin), side="left")
+        high = times.len() if end is None else times.search_sorted(midnight(end), side="left")
         if high <= low:
             continue  # it has not begun
         last = held.get(instrument.id)
@@ -185,7 +185,3 @@ def _last_session(store: Store) -> date | None:
         )
         found.append(ended[-1].date())
     return max(found, default=None)
-
-
-def _midnight(day: date) -> datetime:
-    return datetime.combine(day, time(), UTC)

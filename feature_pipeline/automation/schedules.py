@@ -353,11 +353,7 @@ def macro_schedule(job: Any, settings: Settings) -> dg.ScheduleDefinition:
         tags={"feature_pipeline/subject": "macro"},
     )
     def macro(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
-        moment = context.scheduled_execution_time.astimezone(UTC)
-        runs = _Runs(context, {SCHEDULE_NAME_TAG: MACRO})
-        done = runs.completed(ASSET_PARTITION_RANGE_END_TAG)
-        first = _first_day(moment.date(), settings.refetch_days, done)
-        return _request(f"{MACRO} {moment:%Y-%m-%dT%H:%MZ}", first, moment.date(), {})
+        return _since_the_last(context, MACRO, settings)
 
     return macro
 
@@ -394,16 +390,12 @@ def insiders_schedule(job: Any, settings: Settings) -> dg.ScheduleDefinition:
     )
     def insiders(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         universe: Universe = context.resources.universe
-        moment = context.scheduled_execution_time.astimezone(UTC)
         if not universe.providers("insiders"):
             return dg.SkipReason(
                 "No instrument has a source of insiders: name one in universe.yaml, as "
                 "`source: {insiders: edgar}` with the company's `cik`."
             )
-        runs = _Runs(context, {SCHEDULE_NAME_TAG: INSIDERS})
-        done = runs.completed(ASSET_PARTITION_RANGE_END_TAG)
-        first = _first_day(moment.date(), settings.refetch_days, done)
-        return _request(f"{INSIDERS} {moment:%Y-%m-%dT%H:%MZ}", first, moment.date(), {})
+        return _since_the_last(context, INSIDERS, settings)
 
     return insiders
 
@@ -480,6 +472,17 @@ def _first_day(day: date, refetch_days: int, completed: date | None) -> date:
     first = day - timedelta(days=refetch_days)
     since = max(completed or first, day - MAX_CATCH_UP)
     return max(min(first, since), GRID_START)
+
+
+def _since_the_last(
+    context: dg.ScheduleEvaluationContext, schedule: str, settings: Settings
+) -> dg.RunRequest:
+    """The days up to the tick's own, with `refetch_days` before, or since a run that succeeded."""
+    moment = context.scheduled_execution_time.astimezone(UTC)
+    runs = _Runs(context, {SCHEDULE_NAME_TAG: schedule})
+    done = runs.completed(ASSET_PARTITION_RANGE_END_TAG)
+    first = _first_day(moment.date(), settings.refetch_days, done)
+    return _request(f"{schedule} {moment:%Y-%m-%dT%H:%MZ}", first, moment.date(), {})
 
 
 def _request(run_key: str, first: date, last: date, tags: Mapping[str, str]) -> dg.RunRequest:

@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 
 import polars as pl
 
-from feature_pipeline.universe import Universe, calendar_sessions
+from feature_pipeline.universe import Universe, calendar_sessions, midnight
 
 Edge = Literal["open", "close"]
 
@@ -290,7 +290,7 @@ def nobody(universe: Universe, calendar: str, day: date) -> str:
 def _due(session: Session, edge: Edge, offset: timedelta) -> datetime:
     due: datetime = getattr(session, edge) + offset
     # East of Greenwich a half day can end before its own partition has begun.
-    return max(due, _midnight(session.day)) if edge == "close" else due
+    return max(due, midnight(session.day)) if edge == "close" else due
 
 
 def _sessions(frame: pl.DataFrame) -> list[Session]:
@@ -300,7 +300,3 @@ def _sessions(frame: pl.DataFrame) -> list[Session]:
 
 def _named(day: date) -> str:
     return f"{day:%A} {day}"
-
-
-def _midnight(day: date) -> datetime:
-    return datetime(day.year, day.month, day.day, tzinfo=UTC)

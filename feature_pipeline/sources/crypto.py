@@ -39,7 +39,7 @@ from feature_pipeline.sources.on_calendar import (
     known_timeframe,
     listed,
 )
-from feature_pipeline.universe import Instrument
+from feature_pipeline.universe import Instrument, midnight
 
 PUBLICATION_DELAY = timedelta(minutes=1)
 """A bar is complete when the next one begins; exchanges agree on it within seconds."""
@@ -156,7 +156,7 @@ class CryptoSource:
     def _reaches(self, end: date, length: timedelta) -> bool:
         """Whether the exchange still has bars from before `end`."""
         reach = self._exchange.reach
-        return reach is None or _midnight(end) > self._clock() - reach * length
+        return reach is None or midnight(end) > self._clock() - reach * length
 
     def _pages(
         self, market: str, start: date, end: date, timeframe: str, length: timedelta
@@ -167,7 +167,7 @@ class CryptoSource:
         itself is asked no more often than one that does not.
         """
         step, now = length // timedelta(milliseconds=1), _milliseconds(self._clock())
-        cursor, until = _milliseconds(_midnight(start)), _milliseconds(_midnight(end))
+        cursor, until = _milliseconds(midnight(start)), _milliseconds(midnight(end))
         rows: list[Sequence[Any]] = []
         while cursor < until and cursor <= now:
             limit = min(self._exchange.page, (until - cursor) // step + 1)
@@ -293,10 +293,6 @@ def _no_bars(exchange: str, market: str, error: Exception) -> RefusedError:
         f"{exchange}: what it answered about {market} is no list of bars "
         f"({type(error).__name__}); the next run asks again"
     )
-
-
-def _midnight(day: date) -> datetime:
-    return datetime(day.year, day.month, day.day, tzinfo=UTC)
 
 
 def _milliseconds(moment: datetime) -> int:

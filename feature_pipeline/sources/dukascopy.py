@@ -46,7 +46,7 @@ from feature_pipeline.sources.on_calendar import (
     known_timeframe,
     listed,
 )
-from feature_pipeline.universe import Instrument
+from feature_pipeline.universe import Instrument, midnight
 
 NAME = "dukascopy"
 URL = "https://freeserv.dukascopy.com/2.0/index.php"
@@ -159,8 +159,8 @@ class DukascopySource:
                 ticker,
                 _INTERVALS[timeframe],
                 getattr(client, f"OFFER_SIDE_{side}"),
-                _midnight(start),
-                _midnight(end) - timedelta(milliseconds=1),
+                midnight(start),
+                midnight(end) - timedelta(milliseconds=1),
                 max_retries=-1,
                 limit=limit,
             )
@@ -216,10 +216,6 @@ def _after_the_week() -> pl.Expr:
 def _pages(start: date, end: date, length: timedelta) -> int:
     """Answers that it takes for the bars of `[start, end)`."""
     return max(-(-((end - start) // length) // PAGE), 1)
-
-
-def _midnight(day: date) -> datetime:
-    return datetime(day.year, day.month, day.day, tzinfo=UTC)
 
 
 # -- the package ----------------------------------------------------------------------------------

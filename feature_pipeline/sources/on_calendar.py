@@ -12,13 +12,13 @@ traded on a day without a session (FX opens on Sunday, 17:00 New York) belongs t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 
 import polars as pl
 
 from feature_pipeline.errors import SourceError
 from feature_pipeline.schemas import Fetched, ohlcv
-from feature_pipeline.universe import Instrument, expected_sessions
+from feature_pipeline.universe import Instrument, expected_sessions, midnight
 
 LENGTHS: Mapping[str, timedelta] = {
     "1m": timedelta(minutes=1),
@@ -115,7 +115,7 @@ def bars(
             zone, is another one.
     """
     moment, length = pl.col("moment"), LENGTHS[timeframe]
-    inside = moment.is_between(_midnight(start), _midnight(end), closed="left")
+    inside = moment.is_between(midnight(start), midnight(end), closed="left")
     future = moment > now
     rows = rows.filter((inside | future).fill_null(value=True)).sort("moment", maintain_order=True)
     off = rows.filter(
@@ -150,7 +150,3 @@ def bars(
         .alias("availability_basis"),
         *(c for c in rows.columns if c != "moment"),
     )
-
-
-def _midnight(day: date) -> datetime:
-    return datetime(day.year, day.month, day.day, tzinfo=UTC)

@@ -7,44 +7,21 @@ questions a day; what it shows are the newest. Another plan is declared in the s
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
-from feature_pipeline.sources.http import Limits
 from feature_pipeline.sources.news.search import Plan, SearchSource, stamp
-
-URL = "https://gnews.io"
-
-LIMITS = Limits(requests=1, seconds=1.0, attempts=3, max_bytes=8 << 20)
 
 FREE = Plan(delay=timedelta(hours=12), history=timedelta(days=30), page=10, pages=1)
 
 
 class GNewsSource(SearchSource):
-    """Articles of the GNews API.
-
-    Args:
-        key: of the account.
-        url: where it is.
-        plan: what the account allows.
-        limits: the provider's, and ours.
-        clock: UTC now.
-    """
+    """Articles of the GNews API."""
 
     name = "gnews"
+    url = "https://gnews.io"
     path = "/api/v4/search"
+    free = FREE
     longest = 200
-
-    def __init__(
-        self,
-        key: str,
-        *,
-        url: str = URL,
-        plan: Plan = FREE,
-        limits: Limits = LIMITS,
-        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
-    ) -> None:
-        super().__init__(key, url=url, plan=plan, limits=limits, clock=clock)
 
     def _params(
         self, query: str, span: tuple[datetime, datetime], page: int

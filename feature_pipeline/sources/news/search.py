@@ -40,6 +40,9 @@ _SHORTEST_TICKER = 3
 _WORDS = re.compile(r'["\\\x00-\x1f]')
 
 
+LIMITS = Limits(requests=1, seconds=1.0, attempts=3, max_bytes=8 << 20)
+
+
 class RefusedError(SourceError):
     """The key is wrong or used up: asking for the next instrument changes nothing."""
 
@@ -66,13 +69,16 @@ class SearchSource:
 
     Args:
         key: of the account.
-        plan: what it allows.
+        url: where it is.
+        plan: what the account allows; the free one unless given.
         limits: the provider's, and ours.
         clock: UTC now.
     """
 
     name: str
+    url: str
     path: str
+    free: Plan
     longest: int
     """Characters of a query."""
 
@@ -80,14 +86,14 @@ class SearchSource:
         self,
         key: str,
         *,
-        url: str,
-        plan: Plan,
-        limits: Limits,
-        clock: Callable[[], datetime],
+        url: str | None = None,
+        plan: Plan | None = None,
+        limits: Limits = LIMITS,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._key = key
-        self._url = url.rstrip("/")
-        self._plan = plan
+        self._url = (url or self.url).rstrip("/")
+        self._plan = plan or self.free
         self._limits = limits
         self._clock = clock
 

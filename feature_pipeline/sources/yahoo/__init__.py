@@ -33,11 +33,10 @@ from feature_pipeline.sources.yahoo.rows import (
     events,
     intraday,
     listed,
-    midnight,
     while_listed,
     within,
 )
-from feature_pipeline.universe import Instrument
+from feature_pipeline.universe import Instrument, midnight
 
 if TYPE_CHECKING:
     from feature_pipeline.sources.yahoo.client import ChartClient

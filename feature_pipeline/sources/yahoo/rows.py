@@ -6,7 +6,7 @@ The delay with which Yahoo publishes is the source's (`__init__.py`).
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import polars as pl
@@ -162,8 +162,3 @@ def basis(known: pl.Expr, now: datetime) -> pl.Expr:
 
 def _start_of(day: pl.Expr) -> pl.Expr:
     return day.cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
-
-
-def midnight(day: date) -> datetime:
-    """00:00 UTC."""
-    return datetime(day.year, day.month, day.day, tzinfo=UTC)
