@@ -33,6 +33,7 @@ _MATERIALIZATIONS = (
     dg.DagsterEventType.ASSET_MATERIALIZATION,
     dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED,
 )
+_CHECK_PLANNED = dg.DagsterEventType.ASSET_CHECK_EVALUATION_PLANNED
 
 # Dagster's console logger writes a line per partition and event.
 _QUIET = {"loggers": {"console": {"config": {"log_level": "ERROR"}}}}
@@ -164,13 +165,16 @@ def _with_versions(defs: dg.Definitions, versions: Mapping[str, str]) -> dg.Defi
 def _remember_only(instance: dg.DagsterInstance, assets: Sequence[str]) -> None:
     """Keep materialisations of these assets in the event log.
 
-    Storing the thousands of events that a test does not ask for is two thirds of a run's time.
+    Storing the thousands of events that a test does not ask for is two thirds of a run's time, and
+    Dagster's own storage plans each check once per partition: as much again (`stack.event_log`).
     """
     storage = instance.event_log_storage
     store = storage.store_event
 
     def store_wanted(event: Any) -> None:
         said = event.dagster_event
+        if said is not None and said.event_type == _CHECK_PLANNED:
+            return
         if (
             said is None
             or said.event_type not in _MATERIALIZATIONS
