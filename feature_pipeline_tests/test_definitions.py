@@ -136,17 +136,9 @@ def test_nothing_falls_back_on_pickles():
     assert "io_manager" not in defs.resources
 
 
-def test_every_step_takes_a_place_in_its_pool():
+def test_steps_take_a_place_in_the_pool_of_the_database_unless_they_ask_providers():
     pools = {asset.key.to_python_identifier(): asset.op.pool for asset in ASSETS}
-    assert {a: p for a, p in pools.items() if not TABLES[a].derived} == {
-        "ohlcv_1d": "prices",
-        "corporate_actions": "prices",
-        "news": "news",
-        "reddit": "reddit",
-        "macro_indicators": "macro",
-        "insider_transactions": "insiders",
-    }
-    assert {p for a, p in pools.items() if TABLES[a].derived} == {"database"}
+    assert pools == {a: "database" if TABLES[a].derived else None for a in pools}
 
 
 def test_runs_are_in_process_with_retries():

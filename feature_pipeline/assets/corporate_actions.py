@@ -1,14 +1,15 @@
 """Splits and dividends."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dagster as dg
 
 from feature_pipeline.assets.declare import fetch, table_asset
+from feature_pipeline.assets.pools import places
 from feature_pipeline.schemas import Fetched
 from feature_pipeline.storage.io_manager import StorageIOManager
-from feature_pipeline.universe import Universe
+from feature_pipeline.universe import Instrument, Universe
 
 
 @dg.asset(**table_asset("corporate_actions", group="inputs"))
@@ -24,6 +25,8 @@ def corporate_actions(
     reported late makes every day from its ex-date on stale, and nothing before it.
     """
     plan = storage.plan(context)
-    return fetch(
-        plan, universe, sources, "actions", lambda s, which: s.actions(which, *plan.window)
-    )
+
+    def ask(source: Any, instruments: Sequence[Instrument]) -> Fetched:
+        return source.actions(instruments, *plan.window)
+
+    return fetch(places(context), plan, universe, sources, "actions", ask)

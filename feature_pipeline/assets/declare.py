@@ -11,6 +11,7 @@ from typing import Any, Literal
 import dagster as dg
 
 from feature_pipeline.assets.lineage import column_lineage, described
+from feature_pipeline.assets.pools import DATABASE, Place
 from feature_pipeline.errors import SourceError
 from feature_pipeline.features.catalogue import DECLARED, TABLES, Feature, column_inputs
 from feature_pipeline.partitions import DAILY
@@ -22,17 +23,6 @@ from feature_pipeline.universe import Instrument, SourceKind, Universe
 
 STORAGE = "storage"
 """Resource key of the IO manager; assets that fetch ask it for their plan."""
-
-POOLS: Mapping[str, str] = {
-    **{f"ohlcv_{timeframe}": "prices" for timeframe in TIMEFRAMES},
-    "corporate_actions": "prices",
-    "news": "news",
-    "reddit": "reddit",
-    "macro_indicators": "macro",
-    "insider_transactions": "insiders",
-}
-"""What a step takes a place in while it runs: a kind of provider; the database where it asks none.
-How many places there are is the instance's to say (`dagster.yaml`)."""
 
 Group = Literal["inputs", "signals", "vectors"]
 """The groups in the order in which data flows through them. It is alphabetical as well: the UI's
@@ -63,7 +53,8 @@ def table_asset(asset: str, *, group: Group) -> dict[str, Any]:
             "dagster/column_schema": column_schema(table),
             "dagster/column_lineage": column_lineage(asset),
         },
-        "pool": POOLS.get(asset, "database"),
+        # What asks providers takes its places in their pools, one by one.
+        **({"pool": DATABASE} if table.derived else {}),
         "retry_policy": dg.RetryPolicy(
             max_retries=2, delay=1, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS
         ),
@@ -126,13 +117,14 @@ def _column_tags(feature: Feature) -> dict[str, str]:
 
 
 def fetch(
+    place: Place,
     plan: WritePlan,
     universe: Universe,
     sources: Mapping[str, Any],
     kind: SourceKind,
     ask: Callable[[Any, Sequence[Instrument]], Fetched],
 ) -> dict[str, Fetched]:
-    """Ask each provider for the instruments that `universe.yaml` maps to it.
+    """Ask each provider for the instruments that `universe.yaml` maps to it, in its own pool.
 
     One that is off is not asked. Of an instrument for whom nobody else can be, nothing is known
     then: that is what its answer says, about everybody where it is so of every instrument. Nor does
@@ -160,7 +152,8 @@ def fetch(
         instruments = chosen[name]
         if name not in off:
             try:
-                answers[name] = ask(sources[name], instruments)
+                with place(name):
+                    answers[name] = ask(sources[name], instruments)
             except SourceError as error:
                 errors.append(error)
                 answers[name] = _unanswered(plan.table, instruments, str(error))

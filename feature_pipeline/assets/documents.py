@@ -1,6 +1,6 @@
 """News and Reddit: two assets, one table, told apart by channel."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -8,13 +8,14 @@ import dagster as dg
 
 from feature_pipeline import partitions
 from feature_pipeline.assets.declare import fetch, table_asset
+from feature_pipeline.assets.pools import Place, places
 from feature_pipeline.errors import SourceError
 from feature_pipeline.schemas import Fetched
 from feature_pipeline.sources import Channel, SaysWhatIsGone
 from feature_pipeline.storage import erasure
 from feature_pipeline.storage.io_manager import StorageIOManager
 from feature_pipeline.storage.store import Store, WritePlan
-from feature_pipeline.universe import Universe
+from feature_pipeline.universe import Instrument, Universe
 
 
 @dg.asset(**table_asset("news", group="inputs"))
@@ -29,7 +30,7 @@ def news(
     Documents accumulate: a feed that answers empty deletes nothing. One that is collected live
     becomes available at the later of its publication and the moment it was first seen.
     """
-    return _collect("news", storage.plan(context), universe, sources)
+    return _collect("news", places(context), storage.plan(context), universe, sources)
 
 
 @dg.asset(**table_asset("reddit", group="inputs"))
@@ -46,7 +47,7 @@ def reddit(
     """
     # Before the plan: what is erased fences whoever collected it before, and not us.
     _erase_deleted(context, storage.store, sources)
-    return _collect("reddit", storage.plan(context), universe, sources)
+    return _collect("reddit", places(context), storage.plan(context), universe, sources)
 
 
 LOOKED_BACK = timedelta(days=7)
@@ -64,7 +65,8 @@ def _erase_deleted(
             continue
         try:
             held = erasure.held(store, "reddit", name, start - LOOKED_BACK, end)
-            gone = source.gone(held.to_list()) if held.len() else frozenset()
+            with places(context)(name):
+                gone = source.gone(held.to_list()) if held.len() else frozenset()
         except SourceError as error:
             context.log.warning("what was deleted could not be looked up: %s", error)
             continue
@@ -77,8 +79,13 @@ def _erase_deleted(
 
 
 def _collect(
-    channel: Channel, plan: WritePlan, universe: Universe, sources: Mapping[str, Any]
+    channel: Channel,
+    place: Place,
+    plan: WritePlan,
+    universe: Universe,
+    sources: Mapping[str, Any],
 ) -> dict[str, Fetched]:
-    return fetch(
-        plan, universe, sources, channel, lambda s, which: s.documents(channel, which, *plan.window)
-    )
+    def ask(source: Any, instruments: Sequence[Instrument]) -> Fetched:
+        return source.documents(channel, instruments, *plan.window)
+
+    return fetch(place, plan, universe, sources, channel, ask)

@@ -1,14 +1,15 @@
 """What insiders of companies bought and sold, as they filed it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dagster as dg
 
 from feature_pipeline.assets.declare import fetch, table_asset
+from feature_pipeline.assets.pools import places
 from feature_pipeline.schemas import INSIDER_TRANSACTIONS, Fetched
 from feature_pipeline.storage.io_manager import StorageIOManager
-from feature_pipeline.universe import Universe
+from feature_pipeline.universe import Instrument, Universe
 
 NOBODY = "nobody"
 """The ledger's source of days that no provider is asked about: nothing is missing from them."""
@@ -30,6 +31,8 @@ def insider_transactions(
     if not universe.providers("insiders"):
         return {NOBODY: Fetched(INSIDER_TRANSACTIONS.empty())}
     plan = storage.plan(context)
-    return fetch(
-        plan, universe, sources, "insiders", lambda s, which: s.insiders(which, *plan.window)
-    )
+
+    def ask(source: Any, instruments: Sequence[Instrument]) -> Fetched:
+        return source.insiders(instruments, *plan.window)
+
+    return fetch(places(context), plan, universe, sources, "insiders", ask)

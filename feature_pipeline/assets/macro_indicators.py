@@ -3,6 +3,7 @@
 import dagster as dg
 
 from feature_pipeline.assets.declare import not_asked, table_asset
+from feature_pipeline.assets.pools import places
 from feature_pipeline.schemas import Fetched
 from feature_pipeline.sources import MacroSource, Off
 from feature_pipeline.storage.io_manager import StorageIOManager
@@ -24,4 +25,5 @@ def macro_indicators(
         return {}
     if isinstance(macro_source, Off):
         return {macro_source.name: not_asked(plan.table, macro_source)}
-    return {macro_source.name: macro_source.macro(macro_source.series, *plan.window)}
+    with places(context)(macro_source.name):
+        return {macro_source.name: macro_source.macro(macro_source.series, *plan.window)}

@@ -1,14 +1,15 @@
 """Bars as traded."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dagster as dg
 
 from feature_pipeline.assets.declare import fetch, table_asset
+from feature_pipeline.assets.pools import places
 from feature_pipeline.schemas import Fetched
 from feature_pipeline.storage.io_manager import StorageIOManager
-from feature_pipeline.universe import Universe
+from feature_pipeline.universe import Instrument, Universe
 
 
 @dg.asset(**table_asset("ohlcv_1d", group="inputs"))
@@ -25,4 +26,8 @@ def ohlcv_1d(
     replaces the old one, which moves to `ohlcv_1d_history`.
     """
     plan = storage.plan(context)
-    return fetch(plan, universe, sources, "bars", lambda s, which: s.bars(which, *plan.window))
+
+    def ask(source: Any, instruments: Sequence[Instrument]) -> Fetched:
+        return source.bars(instruments, *plan.window)
+
+    return fetch(places(context), plan, universe, sources, "bars", ask)

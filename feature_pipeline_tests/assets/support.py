@@ -55,7 +55,7 @@ class Graph:
 
     def __post_init__(self) -> None:
         self.instance = dg.DagsterInstance.ephemeral()
-        _remember_only(self.instance, self.materializations_of)
+        remember_only(self.instance, self.materializations_of)
         self.scorer = MadeScorer() if self.settings.scorer == "vader" else scorer(self.settings)
 
     @cached_property
@@ -162,7 +162,7 @@ def _with_versions(defs: dg.Definitions, versions: Mapping[str, str]) -> dg.Defi
     )
 
 
-def _remember_only(instance: dg.DagsterInstance, assets: Sequence[str]) -> None:
+def remember_only(instance: dg.DagsterInstance, assets: Sequence[str]) -> None:
     """Keep materialisations of these assets in the event log.
 
     Storing the thousands of events that a test does not ask for is two thirds of a run's time, and

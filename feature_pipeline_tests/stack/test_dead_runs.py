@@ -61,11 +61,11 @@ def test_runs_of_a_code_server_end_where_there_is_none(instance):
 def test_the_dead_let_go_of_their_places_and_the_living_do_not(tmp_path):
     with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:  # in memory there are no pools
         storage = instance.event_log_storage
-        storage.set_concurrency_slots("prices", 2)
+        storage.set_concurrency_slots("yfinance", 2)
         dead = run(instance, {PROCESS_TAG: process_that_has_ended()})
         alive = run(instance, process_tag())
         for run_id in (dead, alive):
-            assert storage.claim_concurrency_slot("prices", run_id, "ohlcv_1d").is_claimed
+            assert storage.claim_concurrency_slot("yfinance", run_id, "ohlcv_1d").is_claimed
         fail_dead_runs(instance)
         assert storage.get_concurrency_run_ids() == {alive}
-        assert len(storage.get_concurrency_info("prices").claimed_slots) == 1
+        assert len(storage.get_concurrency_info("yfinance").claimed_slots) == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import timedelta
 
@@ -49,6 +50,7 @@ class Desks:
     def collect(self) -> WriteReport:
         with self.desk.planned("news", WEEK) as plan:
             answers = fetch(
+                nullcontext,
                 plan,
                 _UNIVERSE,
                 self.sources,
@@ -182,5 +184,5 @@ def test_order_is_that_of_the_universe(news: Desks) -> None:
     ]
     universe = type(_UNIVERSE)(swapped, "AAPL")
     with news.desk.planned("news", WEEK) as plan:
-        fetch(plan, universe, news.sources, "news", ask)  # type: ignore[arg-type]
+        fetch(nullcontext, plan, universe, news.sources, "news", ask)  # type: ignore[arg-type]
     assert tuple(asked) == order
