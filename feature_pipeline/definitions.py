@@ -72,26 +72,24 @@ def build_defs(settings: Settings | None = None, **resources: Any) -> dg.Definit
     )
     used = {**default_resources(settings), **resources}
     cron = build_automation(settings, universe, used["sources"], job)
+
+    def deployed(spec: dg.AssetSpec) -> dg.AssetSpec:
+        """An asset as this deployment has it: its code, its limits, its providers."""
+        asset = spec.key.to_python_identifier()
+        said, tags = asked_of(asset, universe, used["sources"], used["macro_source"])
+        return spec.replace_attributes(
+            code_version=versions[asset],
+            freshness_policy=fresh.get(asset),
+            metadata={**spec.metadata, **said},
+            tags={**spec.tags, **tags},
+        )
+
     return dg.Definitions(
         assets=[
             *(
                 with_code(asset, settings.source_url)
                 .with_attributes(backfill_policy=policy)
-                .map_asset_specs(
-                    lambda spec: spec.replace_attributes(
-                        code_version=versions[spec.key.to_python_identifier()],
-                        freshness_policy=fresh.get(spec.key.to_python_identifier()),
-                        metadata={
-                            **spec.metadata,
-                            **asked_of(
-                                spec.key.to_python_identifier(),
-                                universe,
-                                used["sources"],
-                                used["macro_source"],
-                            ),
-                        },
-                    )
-                )
+                .map_asset_specs(deployed)
                 for asset in ASSETS
             ),
             spec_with_code(instruments, settings.universe or UNIVERSE_YAML, settings.source_url),

@@ -123,6 +123,8 @@ def test_who_is_asked_and_who_is_off_is_shown():
     assert off in shown["macro_indicators"].md_str
     assert "sample | on | asked for 7 instruments" in shown["news"].md_str
     assert "names no provider" in shown["insider_transactions"].md_str
+    tags = {a: graph.get(dg.AssetKey(a)).tags for a in TABLES}
+    assert [a for a in TABLES if "off/fred" in tags[a]] == ["macro_indicators"]
     on = build_defs(Settings(macro_source="fred", fred_api_key="canary-77")).resolve_asset_graph()
     said = on.get(dg.AssetKey("macro_indicators")).metadata["sources"].md_str
     assert "fred | on | asked for VIXCLS, DFF" in said

@@ -181,11 +181,11 @@ def _unanswered(table: TableSchema, instruments: Sequence[Instrument], why: str)
 
 def asked_of(
     asset: str, universe: Universe, sources: Mapping[str, Any], macro_source: Any
-) -> dict[str, dg.MarkdownMetadataValue]:
-    """Metadata of a source's table: who is asked, who is off, and what to do about it."""
+) -> tuple[dict[str, dg.MarkdownMetadataValue], dict[str, str]]:
+    """Metadata and tags of a source's table: who is asked, who is off, and what to do about it."""
     table = TABLES[asset]
     if table.derived:
-        return {}
+        return {}, {}
     named: dict[str, int] = {}
     if table.about_instruments:
         for providers in universe.providers(kind_of(asset)).values():
@@ -196,14 +196,16 @@ def asked_of(
     else:
         said = {macro_source.name: f"asked for {', '.join(getattr(macro_source, 'series', ()))}"}
         found = {macro_source.name: macro_source}
+    off = {name: s.why for name in sorted(said) if isinstance(s := found.get(name), Off)}
     lines = ["provider | state | what", "--- | --- | ---"]
     for name, words in sorted(said.items()):
-        source = found.get(name)
-        state = "unknown" if source is None else "off" if isinstance(source, Off) else "on"
-        lines.append(f"{name} | {state} | {source.why if isinstance(source, Off) else words}")
+        state = "off" if name in off else "on" if name in found else "unknown"
+        lines.append(f"{name} | {state} | {off.get(name, words)}")
     if not said:
         lines = ["Nobody is asked: universe.yaml names no provider of it."]
-    return {"sources": dg.MetadataValue.md("\n".join(lines))}
+    # Metadata stands at a page's end; a tag stands at its top, and can be searched for.
+    tags = {f"off/{name}": "" for name in off}
+    return {"sources": dg.MetadataValue.md("\n".join(lines))}, tags
 
 
 def not_asked(
