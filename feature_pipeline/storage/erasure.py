@@ -83,20 +83,18 @@ def erase(store: Store, asset: str, source: str, urls: frozenset[str]) -> int:
         return 0
     table, token = store.tables[asset], store.ledger.next_token()
     rows = _rows(store, table, source, urls)
-    days = rows[table.day_column].dt.date()
-    ledger = store.ledger.rows(asset, *_span(days)) if rows.height else pl.DataFrame()
     erased = 0
-    for version, some in _by_version(rows, days, ledger, source).items():
+    if rows.height:
         batch = Batch(
             source=source,
-            rows=some.select(table.names).with_columns(
+            rows=rows.with_columns(
                 pl.lit(value, dtype=pl.String).alias(name) for name, value in table.erased.items()
             ),
-            days=some["day"].unique().sort(),
+            days=rows[table.day_column].dt.date().unique().sort(),
             erases=True,
         )
-        writing = Writing(token, f"erasure-{token}", version)
-        erased += int(store.writer.write(table, writing, batch)["written"].sum())
+        writing = Writing(token, f"erasure-{token}", code_version="")
+        erased = int(store.writer.write(table, writing, batch)["written"].sum())
     return erased + _rejected(store, table, source, urls)
 
 
@@ -115,21 +113,6 @@ def _rows(store: Store, table: TableSchema, source: str, urls: frozenset[str]) -
     return store.database.read_frame(query).filter(~is_erased(table.erased))
 
 
-def _by_version(
-    rows: pl.DataFrame, days: pl.Series, ledger: pl.DataFrame, source: str
-) -> dict[str, pl.DataFrame]:
-    """The rows, with their `day`, by the code version that their day is written with: it stays."""
-    if rows.is_empty():
-        return {}
-    versions = ledger.filter(pl.col("source") == source).select("day", "code_version")
-    known = rows.with_columns(days.alias("day")).join(versions, on="day", how="left")
-    known = known.with_columns(pl.col("code_version").fill_null(""))
-    return {
-        str(version): part
-        for (version,), part in known.partition_by("code_version", as_dict=True).items()
-    }
-
-
 def _rejected(store: Store, table: TableSchema, source: str, urls: frozenset[str]) -> int:
     """Erase what is in quarantine alone; how many documents that were."""
     [identity] = table.identity
@@ -142,13 +125,6 @@ def _rejected(store: Store, table: TableSchema, source: str, urls: frozenset[str
         things = pl.DataFrame({identity: [name for (name,) in found if name]})
         statements.erase(connection, table, things.cast(pl.String))
     return things.height
-
-
-def _span(days: pl.Series) -> tuple[date, date]:
-    first, last = days.min(), days.max()
-    assert isinstance(first, date)
-    assert isinstance(last, date)
-    return first, date.fromordinal(last.toordinal() + 1)
 
 
 def _own(table: TableSchema) -> sql.Composable:

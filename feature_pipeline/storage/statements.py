@@ -180,10 +180,48 @@ def erased_payload(table: TableSchema) -> str:
     return json.dumps(dict(table.erased))
 
 
+_WRITTEN = """
+INSERT INTO partition_ledger AS l (asset, source, day, status, rows, content_hash,
+    revision, upstream_revision, code_version, token, run_id, updated_at)
+SELECT %(asset)s, source, day, 'written', rows, content_hash,
+    revision, upstream_revision, %(code_version)s, %(token)s, %(run_id)s, now()
+FROM unnest(%(source)s::text[], %(day)s::date[], %(rows)s::bigint[],
+    %(content_hash)s::bigint[], %(revision)s::bigint[], %(upstream_revision)s::bigint[])
+    AS u (source, day, rows, content_hash, revision, upstream_revision)
+ON CONFLICT (asset, source, day) DO UPDATE SET
+    rows = EXCLUDED.rows,
+    content_hash = EXCLUDED.content_hash,
+    revision = greatest(l.revision, EXCLUDED.revision),
+    upstream_revision = EXCLUDED.upstream_revision,
+    code_version = EXCLUDED.code_version,
+    token = greatest(l.token, EXCLUDED.token),
+    run_id = EXCLUDED.run_id,
+    updated_at = EXCLUDED.updated_at
+"""
+
+# Its rows alone are other ones: what is said of the writing stays.
+_TOUCHED = """
+UPDATE partition_ledger l SET
+    rows = u.rows,
+    content_hash = u.content_hash,
+    revision = greatest(l.revision, u.revision),
+    token = greatest(l.token, %(token)s),
+    run_id = %(run_id)s
+FROM unnest(%(source)s::text[], %(day)s::date[], %(rows)s::bigint[],
+    %(content_hash)s::bigint[], %(revision)s::bigint[])
+    AS u (source, day, rows, content_hash, revision)
+WHERE l.asset = %(asset)s AND l.source = u.source AND l.day = u.day
+"""
+
+
 def write_ledger(
     connection: psycopg.Connection, table: TableSchema, writing: Writing, entries: pl.DataFrame
 ) -> None:
-    """Enter what each day holds now; a new revision where it `changed`, and only there."""
+    """Enter what each day holds now; a new revision where it `changed`, and only there.
+
+    Of a day that was not written as a `whole`, but for some of its rows, what the ledger says of
+    the writing stays: by which code, from which inputs, for whom and when it was collected.
+    """
     if entries.is_empty():
         return
     revision = 0
@@ -197,33 +235,21 @@ def write_ledger(
         revision=pl.when("changed").then(pl.lit(revision, pl.Int64)).otherwise(0)
     ).join(upstream, on="day", how="left")
     columns = (*changes.CONTENT, "revision", "upstream_revision")
-    connection.execute(
-        """
-        INSERT INTO partition_ledger AS l (asset, source, day, status, rows, content_hash,
-            revision, upstream_revision, code_version, token, run_id, updated_at)
-        SELECT %(asset)s, source, day, 'written', rows, content_hash,
-            revision, upstream_revision, %(code_version)s, %(token)s, %(run_id)s, now()
-        FROM unnest(%(source)s::text[], %(day)s::date[], %(rows)s::bigint[],
-            %(content_hash)s::bigint[], %(revision)s::bigint[], %(upstream_revision)s::bigint[])
-            AS u (source, day, rows, content_hash, revision, upstream_revision)
-        ON CONFLICT (asset, source, day) DO UPDATE SET
-            rows = EXCLUDED.rows,
-            content_hash = EXCLUDED.content_hash,
-            revision = greatest(l.revision, EXCLUDED.revision),
-            upstream_revision = EXCLUDED.upstream_revision,
-            code_version = EXCLUDED.code_version,
-            token = greatest(l.token, EXCLUDED.token),
-            run_id = EXCLUDED.run_id,
-            updated_at = EXCLUDED.updated_at
-        """,
-        {
-            "asset": table.asset,
-            "code_version": writing.code_version,
-            "token": writing.token,
-            "run_id": writing.run_id,
-            **{name: entries[name].to_list() for name in columns},
-        },
-    )
+    for statement, some in (
+        (_WRITTEN, entries.filter("whole")),
+        (_TOUCHED, entries.filter(~pl.col("whole"))),
+    ):
+        if some.height:
+            connection.execute(
+                statement,
+                {
+                    "asset": table.asset,
+                    "code_version": writing.code_version,
+                    "token": writing.token,
+                    "run_id": writing.run_id,
+                    **{name: some[name].to_list() for name in columns},
+                },
+            )
 
 
 def write_exceptions(

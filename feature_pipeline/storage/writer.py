@@ -137,7 +137,7 @@ class Writer:
         self.trace("ledger")
         renewed = statements.write_exceptions(connection, table, writing, allowed)
         statements.write_ledger(
-            connection, table, writing, _entries(table, change, ledger, renewed)
+            connection, table, writing, _entries(table, allowed, change, ledger, renewed)
         )
         statements.write_quarantine(connection, table, writing, batch, now)
         done = _done(batch, allowed, change, ledger, repeated)
@@ -333,9 +333,10 @@ def _report(done: Sequence[_Done]) -> pl.DataFrame:
 
 
 def _entries(
-    table: TableSchema, change: Change, ledger: pl.DataFrame, renewed: pl.Series
+    table: TableSchema, batch: Batch, change: Change, ledger: pl.DataFrame, renewed: pl.Series
 ) -> pl.DataFrame:
-    """The ledger's new entries, `changed` where a day says something else than before.
+    """The ledger's new entries, `changed` where a day says something else than before, `whole`
+    where it was written as such: not for a row that left it, or was erased.
 
     Of what accumulates, who could not be collected is part of what a day says: without it, nobody
     could tell "there is none" from "not known". So is who wrote it, where several models may.
@@ -348,4 +349,8 @@ def _entries(
     if table.written_by:
         ours = ledger.filter(pl.col("code_version").str.ends_with(table.written_by))
         changed |= ~pl.col("day").is_in(ours["day"].implode())
-    return change.entries.join(same, on=content, how="left").with_columns(changed=changed)
+    days = batch.days.clear() if batch.erases else batch.days
+    whole = (pl.col("source") == batch.source) & pl.col("day").is_in(days.implode())
+    return change.entries.join(same, on=content, how="left").with_columns(
+        changed=changed, whole=whole
+    )

@@ -128,12 +128,20 @@ def test_other_sources_and_assets_are_left_alone(desk: Desk) -> None:
     assert everything(desk).count(SECRET + " in the news") == 2
 
 
-def test_code_version_and_exceptions_stay(desk: Desk) -> None:
+def test_what_the_ledger_says_of_collecting_stays(desk: Desk) -> None:
+    """A day that was collected before it was over is collected again, whatever was erased."""
     collect(desk, posts(("d1", on(2), SECRET)))
-    versions = "SELECT day, code_version FROM partition_ledger WHERE asset = 'reddit' ORDER BY day"
-    before = desk.query(versions)
-    erase(desk, "d1")
-    assert desk.query(versions).equals(before)
+    with desk.store.database.connection() as link:
+        link.execute(
+            "UPDATE partition_ledger SET updated_at = '2020-01-02 13:00Z' WHERE day = '2020-01-02'"
+        )
+    said = "SELECT day, code_version, updated_at FROM partition_ledger WHERE asset = 'reddit'"
+    before = desk.query(f"{said} ORDER BY day")
+    early = desk.store.planner.missing("reddit", *JANUARY)["day"].to_list()
+    assert early == [date(2020, 1, 2)]
+    assert erase(desk, "d1") == 1
+    assert desk.query(f"{said} ORDER BY day").equals(before)
+    assert desk.store.planner.missing("reddit", *JANUARY)["day"].to_list() == early
 
 
 def test_what_a_run_under_way_says_of_it_is_refused(desk: Desk) -> None:

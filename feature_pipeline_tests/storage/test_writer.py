@@ -254,6 +254,18 @@ def test_an_edited_document_leaves_its_old_text_in_history(desk: Desk) -> None:
     assert recorded.item() == history["superseded_at"].item()
 
 
+def test_a_document_that_leaves_a_day_does_not_say_for_whom_that_was_collected(desk: Desk) -> None:
+    desk.write("news", news(("x", NEWS_DAY, "one")))
+    said = "SELECT code_version, updated_at FROM partition_ledger WHERE day = '2020-01-07'"
+    before = desk.query(said)
+    later = NEWS_DAY + timedelta(days=3)
+    window = (later.date(), later.date() + timedelta(days=1))
+    edit = news(("x", NEWS_DAY, "corrected"), seen=later)
+    assert desk.write("news", edit, window, code_version="2").written == 1
+    assert desk.query(said).equals(before)
+    assert desk.one("SELECT rows FROM partition_ledger WHERE day = '2020-01-07'") == 0
+
+
 def test_two_versions_in_one_answer_are_the_newest_and_the_same_ever_after(desk: Desk) -> None:
     versions = pl.concat(
         [
