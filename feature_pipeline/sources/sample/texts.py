@@ -207,7 +207,11 @@ def _with_tone(slots: pl.DataFrame, instruments: Sequence[Instrument]) -> pl.Dat
             check_sortedness=False,
         )
         .with_columns(pl.col("change").fill_null(0.0))
-        .with_columns(lean.cut(_BOUNDS, labels=_TONES).cast(pl.String).alias("tone"))
+        .with_columns(
+            lean.bin_intervals(_BOUNDS, labels=_TONES, right_closed=True)
+            .cast(pl.String)
+            .alias("tone")
+        )
     )
 
 
