@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -15,15 +16,13 @@ from feature_pipeline_tests.assets.world import MadeSource, World, make_universe
 
 @pytest.fixture(scope="session")
 def new_database(postgres_server, _migrated_template) -> Callable:
-    """Makes migrated databases: `with new_database() as url`."""
+    """Makes migrated databases: `with new_database() as url`; or copies of one that nobody uses."""
 
     @contextmanager
-    def database() -> Iterator[str]:
+    def database(template: str = _migrated_template) -> Iterator[str]:
         name = f"test_{secrets.token_hex(6)}"
         with psycopg.connect(postgres_server.database("postgres"), autocommit=True) as link:
-            link.execute(
-                f'CREATE DATABASE "{name}" TEMPLATE "{_migrated_template}" STRATEGY file_copy'
-            )
+            link.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}" STRATEGY file_copy')
             yield postgres_server.database(name)
             link.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
 
@@ -60,3 +59,19 @@ def ran(new_graph, world) -> Iterator[Graph]:
     with new_graph(world) as graph:
         graph.first = graph.run()
         yield graph
+
+
+@pytest.fixture(scope="session")
+def new_ran(new_database, world, ran) -> Callable:
+    """Makes graphs that were run as `ran` was and may be changed: `with new_ran() as graph`. Their
+    database is a copy, which takes a tenth of the time of a run; their event log is empty."""
+
+    @contextmanager
+    def graph() -> Iterator[Graph]:
+        ran.store.database.close()  # it opens again with its next use
+        with new_database(urlsplit(ran.url).path[1:]) as url:
+            made = Graph(url, make_universe(), MadeSource(world))
+            yield made
+            made.close()
+
+    return graph
