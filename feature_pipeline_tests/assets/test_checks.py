@@ -60,10 +60,8 @@ class Filled:
 
 
 @pytest.fixture(scope="module")
-def filled_url(new_graph, world) -> Iterator[str]:
-    with new_graph(world) as graph:
-        assert graph.run().success
-        graph.store.database.close()
+def filled_url(new_ran) -> Iterator[str]:
+    with new_ran() as graph:
         yield graph.url
 
 
@@ -711,10 +709,9 @@ def test_a_run_evaluates_every_check(ran):
     assert steps(ran.first) == {*TABLES, *(f"{asset}_checks" for asset in TABLES)}
 
 
-def test_a_blocking_check_holds_back_what_is_downstream(new_graph, world):
+def test_a_blocking_check_holds_back_what_is_downstream(new_ran, world):
     """Bars that claim to be known at midnight are written, and nothing follows from them."""
-    with new_graph(world) as graph:
-        graph.run()
+    with new_ran() as graph:
         before = graph.tables(DERIVED)
         early = pl.col("time") == midnight(date(2019, 6, 12))
         graph.source.world = world.but(

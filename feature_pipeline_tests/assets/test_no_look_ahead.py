@@ -163,11 +163,10 @@ def _the_next_close(bars, *others):
 
 
 @pytest.fixture(scope="module")
-def futures(new_graph, world):
+def futures(new_graph, new_ran, world):
     """Two graphs that differ in what comes after a moment, and the moment."""
     moment = CLOSES[3]
-    with new_graph(world) as left, new_graph(perturbed(world, moment, 1)) as right:
-        left.run()
+    with new_ran() as left, new_graph(perturbed(world, moment, 1)) as right:
         right.run()
         assert_unchanged(everything(left), everything(right), moment)
         yield left, right, moment

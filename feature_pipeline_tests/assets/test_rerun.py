@@ -66,12 +66,9 @@ def state(graph: Graph) -> dict[str, pl.DataFrame]:
     return held | {"ledger": graph.query(ledger)}
 
 
-def test_a_second_run_computes_nothing_and_writes_nothing(new_graph, world, computed):
-    with new_graph(world) as graph:
-        graph.run()
-        assert all(computed.values())
+def test_a_second_run_computes_nothing_and_writes_nothing(new_ran, computed):
+    with new_ran() as graph:
         held, scored = state(graph), graph.scorer.texts
-        computed.update(dict.fromkeys(computed, 0))
         result = graph.run()
         assert computed == dict.fromkeys(COMPUTE, 0)
         assert graph.scorer.texts == scored
@@ -82,19 +79,21 @@ def test_a_second_run_computes_nothing_and_writes_nothing(new_graph, world, comp
             assert metadata.get("rows_written", dg.IntMetadataValue(0)).value == 0
 
 
-def test_one_symbol_fetched_again_leaves_the_others_alone(new_graph, world):
-    with new_graph(world) as graph:
-        graph.run()
+def test_one_symbol_fetched_again_leaves_the_others_alone(new_ran):
+    with new_ran() as graph:
         held = state(graph)
         graph.run(symbols=["AAA"])
         for name, frame in state(graph).items():
             assert frame.equals(held[name]), name
 
 
-def test_an_added_symbol_is_computed_as_if_it_had_always_been_there(new_graph, world, ran):
+def test_an_added_symbol_is_computed_as_if_it_had_always_been_there(
+    new_graph, world, ran, computed
+):
     without = [entry for entry in INSTRUMENTS if entry[0] != "BBB"]
     with new_graph(world, make_universe(without)) as graph:
         graph.run()
+        assert all(computed.values())
         assert "BBB" not in graph.table("state_vectors_1d")["symbol"]
         grown = Graph(graph.url, make_universe(), MadeSource(world))
         try:
@@ -106,7 +105,7 @@ def test_an_added_symbol_is_computed_as_if_it_had_always_been_there(new_graph, w
             grown.close()
 
 
-def test_a_changed_feature_recomputes_what_depends_on_it(new_graph, world, computed, monkeypatch):
+def test_a_changed_feature_recomputes_what_depends_on_it(new_ran, computed, monkeypatch):
     from feature_pipeline.assets import features
 
     honest = features.compute_features
@@ -114,11 +113,9 @@ def test_a_changed_feature_recomputes_what_depends_on_it(new_graph, world, compu
     def doubled(*inputs):
         return honest(*inputs).with_columns(pl.col("volume_ratio_20d") * 2)
 
-    with new_graph(world) as graph:
-        graph.run()
+    with new_ran() as graph:
         before = graph.tables(DERIVED)
         monkeypatch.setattr(features, "compute_features", doubled)
-        computed.update(dict.fromkeys(computed, 0))
         graph.run(versions={"features_1d": "next"})
         assert {asset for asset, rows in computed.items() if rows} == {
             "features_1d",
@@ -134,10 +131,8 @@ def test_a_changed_feature_recomputes_what_depends_on_it(new_graph, world, compu
         assert moved.round(9).unique().to_list() == [round(1 / 3, 9)]  # log2(2) / 3
 
 
-def test_a_new_version_with_the_same_values_goes_no_further(new_graph, world, computed):
-    with new_graph(world) as graph:
-        graph.run()
-        computed.update(dict.fromkeys(computed, 0))
+def test_a_new_version_with_the_same_values_goes_no_further(new_ran, computed):
+    with new_ran() as graph:
         graph.run(versions={"features_1d": "next"})
         assert {asset for asset, rows in computed.items() if rows} == {"features_1d"}
         day = START + timedelta(days=1)

@@ -3,6 +3,7 @@
 from feature_pipeline_tests.assets.conftest import (  # noqa: F401
     new_database,
     new_graph,
+    new_ran,
     ran,
     universe,
     world,

@@ -22,9 +22,8 @@ NOW = datetime(2019, 6, 15, 6, tzinfo=UTC)
 
 
 @pytest.fixture(scope="module")
-def graph(new_graph, world):
-    with new_graph(world) as made:
-        made.run()
+def graph(new_ran):
+    with new_ran() as made:
         yield made
 
 

@@ -134,11 +134,9 @@ def test_who_joins_while_days_are_missing_is_fetched_alone_where_others_are_righ
             graph.close()
 
 
-def test_features_of_the_others_follow_from_who_joined(undisturbed, new_graph, world):
+def test_features_of_the_others_follow_from_who_joined(undisturbed, ran):
     """What the rewritten days are for: a sector's mean has one member more."""
-    with new_graph(world) as graph:
-        graph.run()
-        others = graph.table("features_1d")
+    others = ran.table("features_1d")
     now = undisturbed["features_1d"].filter(pl.col("symbol") != NEW)
     assert now.select("symbol", "time").equals(others.select("symbol", "time"))
     assert not now.filter(symbol="AAA").equals(others.filter(symbol="AAA"))
