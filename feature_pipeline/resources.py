@@ -52,13 +52,13 @@ def store(settings: Settings) -> Store:
     Raises:
         SettingsError: there is no database.
     """
-    active, universe = scorer(settings), load_universe(settings)
+    active = scorer(settings)
     return Store(
         Database(_address(settings, "database_url"), settings.database_timeout_s),
-        universe,
+        load_universe(settings),
         build_tables(active.model, active.revision),
         wait=timedelta(seconds=settings.hole_wait_s),
-        off=off(settings, universe),
+        off=off(settings),
         macro_provider=settings.macro_source,
     )
 
@@ -196,17 +196,20 @@ CREDENTIALS: Mapping[str, tuple[str, ...]] = {
 def with_credentials(name: str, settings: Settings, make: Callable[..., Any]) -> Any:
     """The provider that `make` makes of its credentials, in the order of `CREDENTIALS`; `Off` where
     one is not set."""
-    held = {setting: getattr(settings, setting) for setting in CREDENTIALS[name]}
-    absent = [PREFIX + setting.upper() for setting, secret in held.items() if secret is None]
-    if absent:
-        return Off(name, f"{name} is off: set {' and '.join(absent)} to switch it on")
-    return make(*(secret.get_secret_value() for secret in held.values()))
+    if why := _why_off(name, settings):
+        return Off(name, why)
+    return make(*(getattr(settings, s).get_secret_value() for s in CREDENTIALS[name]))
 
 
-def off(settings: Settings, universe: Universe) -> dict[str, str]:
+def off(settings: Settings) -> dict[str, str]:
     """Provider -> why it is not asked, and what to do about it."""
-    providers = (*sources(settings, universe).values(), macro_source(settings))
-    return {found.name: found.why for found in providers if isinstance(found, Off)}
+    asked = [name for name in CREDENTIALS if name != "fred" or settings.macro_source == "fred"]
+    return {name: why for name in asked if (why := _why_off(name, settings))}
+
+
+def _why_off(name: str, settings: Settings) -> str:
+    absent = [PREFIX + s.upper() for s in CREDENTIALS[name] if getattr(settings, s) is None]
+    return f"{name} is off: set {' and '.join(absent)} to switch it on" if absent else ""
 
 
 def scorer(settings: Settings) -> Scorer:

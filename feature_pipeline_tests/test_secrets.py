@@ -290,7 +290,7 @@ def reaching_by_python(source: Any, url: str) -> Any:
 @pytest.mark.parametrize("fault", FAULTS)
 def test_no_provider_says_it_when_it_fails(canary, all_settings, world, caplog, fault):
     universe = Universe.load(all_settings.universe)
-    assert off(all_settings, universe) == {}, "every provider has its credentials"
+    assert off(all_settings) == {}, "every provider has its credentials"
     world.gone = FAULTS[fault] is None
     world.answer = FAULTS[fault] or Answer
     heard = []
