@@ -21,8 +21,8 @@ from dagster._core.storage.tags import (
     PARTITION_NAME_TAG,
 )
 
-from feature_pipeline.assets import judgements, recency
-from feature_pipeline.assets.judgements import Verdict
+from feature_pipeline.assets import completeness, judgements, recency, verdicts
+from feature_pipeline.assets.verdicts import Verdict
 from feature_pipeline.features.catalogue import TABLES
 from feature_pipeline.features.declarations import ACTIONS, BARS, STATE_ASSET
 from feature_pipeline.storage.audit import Audit
@@ -58,12 +58,12 @@ class Asked:
     def audit(self) -> Audit:
         """Questions about those days."""
         if self.days is not None:
-            return judgements.audit(self.store, self.asset, *self.days)
+            return verdicts.audit(self.store, self.asset, *self.days)
         today = self.store.clock().date()
-        first, newest = judgements.audit(self.store, self.asset, today, today).written()
+        first, newest = verdicts.audit(self.store, self.asset, today, today).written()
         end = (newest or today) + timedelta(days=1)
         start = end - timedelta(days=NEWEST_DAYS)
-        return judgements.audit(self.store, self.asset, max(start, first or start), end)
+        return verdicts.audit(self.store, self.asset, max(start, first or start), end)
 
 
 @dataclass(frozen=True)
@@ -91,9 +91,9 @@ class Check:
         return description(self.judge)
 
 
-_ROWS = Check(judgements.row_count, lambda a: judgements.row_count(a.store, a.audit, a.symbols))
-_COLLECTED = Check(judgements.collected, lambda a: judgements.collected(a.store, a.audit))
-_NULLS = Check(judgements.nan_share, lambda a: judgements.nan_share(a.store, a.audit))
+_ROWS = Check(completeness.row_count, lambda a: completeness.row_count(a.store, a.audit, a.symbols))
+_COLLECTED = Check(completeness.collected, lambda a: completeness.collected(a.store, a.audit))
+_NULLS = Check(completeness.nan_share, lambda a: completeness.nan_share(a.store, a.audit))
 _GAPS = Check(judgements.price_gaps, lambda a: judgements.price_gaps(a.audit))
 _RESTATED = Check(judgements.restated, lambda a: judgements.restated(a.audit, a.run_id))
 _FUTURE = Check(

@@ -10,7 +10,7 @@ from datetime import date, timedelta
 
 import polars as pl
 
-from feature_pipeline.assets.judgements import Verdict, audit, first_of, many
+from feature_pipeline.assets.verdicts import Verdict, audit, first_of, many
 from feature_pipeline.features.declarations import MACRO_SERIES, SCORES
 from feature_pipeline.storage.audit import SHOWN, Audit
 from feature_pipeline.storage.planning import on_grid

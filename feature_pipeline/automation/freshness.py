@@ -14,7 +14,7 @@ import redis
 
 from feature_pipeline.assets import recency
 from feature_pipeline.assets.checks import FRESHNESS, metadata, severity
-from feature_pipeline.assets.judgements import Verdict
+from feature_pipeline.assets.verdicts import Verdict
 from feature_pipeline.automation.publishing import CHECK, ONLINE, compared
 from feature_pipeline.automation.sensors import sensor
 from feature_pipeline.errors import FeaturePipelineError

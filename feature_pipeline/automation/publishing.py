@@ -10,7 +10,7 @@ import redis
 
 from feature_pipeline.assets import judgements
 from feature_pipeline.assets.checks import description, metadata, result, severity
-from feature_pipeline.assets.judgements import Verdict
+from feature_pipeline.assets.verdicts import Verdict
 from feature_pipeline.automation.sensors import sensor
 from feature_pipeline.errors import FeaturePipelineError
 from feature_pipeline.online.compare import DIFFERENCES, NEWER, differences

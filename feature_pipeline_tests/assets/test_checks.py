@@ -17,7 +17,9 @@ import psycopg
 import pytest
 
 from feature_pipeline.assets.checks import Asked, checks_of
-from feature_pipeline.assets.judgements import Verdict, bounds, warm_up
+from feature_pipeline.assets.completeness import warm_up
+from feature_pipeline.assets.judgements import bounds
+from feature_pipeline.assets.verdicts import Verdict
 from feature_pipeline.definitions import build_defs
 from feature_pipeline.features.catalogue import STATE_FIELDS, TABLES
 from feature_pipeline.settings import Settings
@@ -806,9 +808,11 @@ def test_the_sample_passes_without_noise(new_database):
 
 def test_names_are_functions_that_people_can_find() -> None:
     def found(name: str) -> Callable[..., Verdict]:
-        from feature_pipeline.assets import judgements, recency
+        from feature_pipeline.assets import completeness, judgements, recency
 
-        return getattr(judgements, name, None) or getattr(recency, name)
+        return next(
+            getattr(m, name) for m in (completeness, judgements, recency) if hasattr(m, name)
+        )
 
     for _, name in ALL:
         assert found(name).__doc__

@@ -11,7 +11,8 @@ import dagster as dg
 import polars as pl
 import pytest
 
-from feature_pipeline.assets import judgements, recency
+from feature_pipeline.assets import completeness, recency
+from feature_pipeline.assets.verdicts import audit
 from feature_pipeline.partitions import days
 from feature_pipeline.resources import code_versions
 from feature_pipeline.serving.explain import explain
@@ -141,8 +142,8 @@ def test_no_check_fails_for_that(dark, ran):
     assert here["macro_indicators", "freshness"].description == WHY["fred"]
     # Where they are on, both are judged by what they have: it is years old.
     assert not there["macro_indicators", "freshness"].passed
-    assert judgements.nan_share(
-        dark.store, judgements.audit(dark.store, "state_vectors_1d", START, END)
+    assert completeness.nan_share(
+        dark.store, audit(dark.store, "state_vectors_1d", START, END)
     ).passed
     assert recency.freshness(dark.store, "news").passed is False
 

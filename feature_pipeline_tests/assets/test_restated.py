@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from feature_pipeline.assets.checks import Asked, checks_of
-from feature_pipeline.assets.judgements import Verdict
+from feature_pipeline.assets.verdicts import Verdict
 from feature_pipeline.features.catalogue import TABLES
 from feature_pipeline.storage.store import Store
 from feature_pipeline_tests.assets.world import midnight
