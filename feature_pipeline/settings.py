@@ -129,6 +129,23 @@ class Settings(BaseSettings):
             _check_url(value.get_secret_value(), _SCHEMES[info.field_name])
         return value
 
+    @field_validator(
+        "fred_api_key",
+        "reddit_client_id",
+        "reddit_client_secret",
+        "gnews_key",
+        "newsapi_key",
+        "edgar_contact",
+    )
+    @classmethod
+    def _sendable(cls, value: SecretStr | None) -> SecretStr | None:
+        """Without the space and line breaks around it; client libraries raise what they like at
+        anything else that a header cannot carry."""
+        text = "" if value is None else value.get_secret_value().strip()
+        if not (text.isascii() and text.isprintable()):
+            raise ValueError("it holds a character that cannot be sent; write it in plain ASCII")
+        return SecretStr(text) if text else None
+
     @field_validator("home", "models")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:

@@ -114,6 +114,23 @@ def test_an_error_about_one_variable_does_not_show_another(monkeypatch):
     assert SECRET not in str(caught.value)
 
 
+def test_a_credential_is_what_can_be_sent():
+    """As files and shells hand them over: with a line's end; set to nothing is not set."""
+    held = Settings(
+        fred_api_key="abc\n", edgar_contact=" Jane Doe jane@example.com ", gnews_key="\n"
+    )
+    assert held.fred_api_key.get_secret_value() == "abc"
+    assert held.edgar_contact.get_secret_value() == "Jane Doe jane@example.com"
+    assert held.gnews_key is None
+    for wrong in ("Jane\u2019s jane@example.com", "Jane\r\nX-Y: z"):
+        with pytest.raises(SettingsError) as caught:
+            Settings(edgar_contact=wrong)
+        assert str(caught.value) == (
+            "FEATURE_PIPELINE_EDGAR_CONTACT: it holds a character that cannot be sent; write it in "
+            "plain ASCII"
+        )
+
+
 def test_a_relative_home_is_that_of_the_working_directory(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert Settings(home=Path("x")).home == tmp_path / "x"
