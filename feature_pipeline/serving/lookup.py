@@ -139,19 +139,72 @@ def series(
         FeatureError: two places have the same name.
         DatabaseError: the database does not answer.
     """
+    instrument = store.universe.resolve(symbol).id
+    beside = side_by_side(store, [instrument], places, days, moment.known_at, scorer)
+    return available(beside, places, moment.as_of).drop("symbol")
+
+
+def side_by_side(
+    store: Store,
+    symbols: Sequence[str],
+    places: Sequence[Named],
+    days: tuple[date, date],
+    known_at: datetime | None,
+    scorer: Scorer,
+) -> pl.DataFrame:
+    """Values of symbols over days, whenever they became available: see `available`.
+
+    Args:
+        store, places, scorer: as `newest`.
+        symbols: instrument ids.
+        days: [start, end).
+        known_at: as this database held them then; None - as it holds them now.
+
+    Returns:
+        symbol, time, `available_at/TABLE` of each table read, one column per name; null where a
+        table has no row.
+
+    Raises:
+        FeatureError: two places have the same name.
+        DatabaseError: the database does not answer.
+    """
     if len({place.name for place in places}) < len(places):
         raise FeatureError("a feature is named twice; name it once")
-    instrument = store.universe.resolve(symbol).id
-    result = pl.DataFrame(schema={"time": store.tables[_BARS].column("time").dtype})
-    moments: list[str] = []
+    key = store.tables[_BARS].empty().select("symbol", "time")
+    result = key
     for asset, columns in _by_asset(places):
-        rows = _rows(store, asset, columns, instrument, days, moment, scorer)
-        moments.append(f"available_at/{asset}")
+        rows = _rows(store, asset, columns, symbols, days, known_at, scorer)
         wanted = [pl.col(p.column).alias(p.name) for p in places if p.asset == asset]
-        own = rows.select("time", pl.col("available_at").alias(moments[-1]), *wanted)
-        result = result.join(own, on="time", how="full", coalesce=True)
-    latest = pl.max_horizontal(moments).alias("available_at")
-    return result.select("time", latest, *(p.name for p in places)).sort("time")
+        moment = pl.col("available_at").alias(moment_of(asset))
+        own = rows.select("symbol", "time", moment, *wanted)
+        result = result.join(own, on=key.columns, how="full", coalesce=True)
+    return result
+
+
+def available(frame: pl.DataFrame, places: Sequence[Named], as_of: datetime) -> pl.DataFrame:
+    """What of values side by side was available by a moment.
+
+    Returns:
+        symbol, time, available_at (of the latest of the tables read), one column per name, sorted
+        by symbol and time; null where a table had no row by then.
+    """
+    seen = {p.asset: pl.col(moment_of(p.asset)) <= as_of for p in places}
+    latest = pl.max_horizontal(pl.when(yes).then(moment_of(a)) for a, yes in seen.items())
+    return (
+        frame.select(
+            "symbol",
+            "time",
+            latest.alias("available_at"),
+            *(pl.when(seen[p.asset]).then(p.name).alias(p.name) for p in places),
+        )
+        .filter(pl.col("available_at").is_not_null())
+        .sort("symbol", "time")
+    )
+
+
+def moment_of(asset: str) -> str:
+    """The column of `side_by_side` with when the rows of a table became available."""
+    return f"available_at/{asset}"
 
 
 def _by_asset(places: Sequence[Named]) -> list[tuple[str, list[str]]]:
@@ -183,27 +236,25 @@ def _newest_row(
         return bar
     day = bar["time"].dt.date().item()
     days = (day, day + timedelta(days=1))
-    return as_known_at(store, asset, columns, symbol, days, moment.known_at, scorer)
+    return as_known_at(store, asset, columns, [symbol], days, moment.known_at, scorer)
 
 
 def _rows(
     store: Store,
     asset: str,
     columns: Sequence[str],
-    symbol: str,
+    symbols: Sequence[str],
     days: tuple[date, date],
-    moment: Moment,
+    known_at: datetime | None,
     scorer: Scorer,
 ) -> pl.DataFrame:
-    if moment.known_at is None or not store.tables[asset].derived:
+    if known_at is None or not store.tables[asset].derived:
         return store.read(
             asset,
             [*_TIMES, *columns],
             start=days[0],
             end=days[1],
-            symbols=[symbol],
-            as_of=moment.as_of,
-            as_known_at=moment.known_at,
+            symbols=symbols,
+            as_known_at=known_at,
         )
-    rows = as_known_at(store, asset, columns, symbol, days, moment.known_at, scorer)
-    return rows.filter(pl.col("available_at") <= moment.as_of)
+    return as_known_at(store, asset, columns, symbols, days, known_at, scorer)

@@ -87,43 +87,44 @@ def as_known_at(
     store: Store,
     asset: str,
     columns: Sequence[str],
-    symbol: str,
+    symbols: Sequence[str],
     days: tuple[date, date],
     moment: datetime,
     scorer: Scorer,
 ) -> pl.DataFrame:
-    """A symbol's rows of a derived asset, computed from what this database held at a moment.
+    """Symbols' rows of a derived asset, computed from what this database held at a moment.
 
     Args:
         store: of the inputs.
         asset: which one.
         columns: those wanted: values over the universe cost its bars.
-        symbol: instrument id.
+        symbols: instrument ids.
         days: [start, end).
         moment: when the inputs were held; see `Store.inputs` on what is not known of it.
         scorer: the active sentiment model.
 
     Returns:
-        Its data columns, sorted by time; a row per bar that was held.
+        Its data columns, sorted by key; a row per bar that was held.
     """
     wide = any(f.universe for f in DECLARED.get(asset, ()) if f.column in columns)
-    who = None if wide else [symbol]
+    who = None if wide else symbols
     table = store.tables[asset]
     inputs = {
-        needed.asset: _held(store, needed, who, symbol, days, moment, scorer)
+        needed.asset: _held(store, needed, who, symbols, days, moment, scorer)
         for needed in table.inputs
     }
     known = ScoredTexts(store.database, scorer, keep=False)
     rows = compute(asset, inputs, store.universe, known)
     day = pl.col(table.day_column).dt.date()
-    return rows.filter(pl.col("symbol") == symbol, day >= days[0], day < days[1]).sort(table.key)
+    of_them = pl.col("symbol").is_in(list(symbols))
+    return rows.filter(of_them, day >= days[0], day < days[1]).sort(table.key)
 
 
 def _held(
     store: Store,
     needed: Input,
-    symbols: Sequence[str] | None,
-    symbol: str,
+    who: Sequence[str] | None,
+    symbols: Sequence[str],
     days: tuple[date, date],
     moment: datetime,
     scorer: Scorer,
@@ -131,10 +132,10 @@ def _held(
     """One input as it was held, with the lookback before the days."""
     table = store.tables[needed.asset]
     if not table.derived:
-        return _of(store.inputs(needed, *days, symbols=symbols, as_known_at=moment), symbols)
+        return _of(store.inputs(needed, *days, symbols=who, as_known_at=moment), who)
     reach = (store.reach(needed, days[0]), days[1])
-    rows = as_known_at(store, needed.asset, needed.columns, symbol, reach, moment, scorer)
-    return store.inputs(needed, *days, symbols=[symbol], rows=rows)
+    rows = as_known_at(store, needed.asset, needed.columns, symbols, reach, moment, scorer)
+    return store.inputs(needed, *days, symbols=symbols, rows=rows)
 
 
 def _of(documents: pl.DataFrame, symbols: Sequence[str] | None) -> pl.DataFrame:

@@ -100,7 +100,7 @@ def test_recomputed_from_what_is_held_now_is_what_is_stored(ran, asset):
     columns = ran.store.tables[asset].names
     now = datetime.now(UTC)
     for symbol in ("AAA", "YOUNG"):
-        rows = as_known_at(ran.store, asset, columns, symbol, (START, END), now, ran.scorer)
+        rows = as_known_at(ran.store, asset, columns, [symbol], (START, END), now, ran.scorer)
         stored = ran.table(asset).filter(pl.col("symbol") == symbol)
         assert stored.height > 5
         assert_equal(rows.select(stored.columns), stored, f"{asset} {symbol}")
