@@ -1,13 +1,18 @@
-"""`make bench`: run every benchmark on servers of its own, print a table, write bench.json."""
+"""`make bench`: run every benchmark on servers of its own, print a table, write bench.json.
+
+`make bench ARGS="storage graph"` runs those alone.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 
 from rich.console import Console
@@ -16,19 +21,25 @@ from rich.table import Table
 from feature_pipeline.settings import Settings
 from feature_pipeline.stack.stack import Stack
 from feature_pipeline.storage.migrations import migrate
-from feature_pipeline_tests.bench import Row, publish, storage, ui
+from feature_pipeline_tests.bench import Row, publish, scale, storage, ui
 
 OUT = Path("bench.json")
 
 
 def main() -> int:
-    """Run them; 1 if a goal is missed."""
+    """Run them, or those named; 1 if a goal is missed."""
+    parser = argparse.ArgumentParser(prog="bench", description=__doc__)
+    names = ",".join(PARTS)
+    parser.add_argument(
+        "parts", nargs="*", choices=[[], *PARTS], metavar=names, help="all of them if none"
+    )
+    wanted = parser.parse_args().parts or list(PARTS)
     console = Console()
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="feature_pipeline.bench.") as home:
         with Stack(Settings(home=Path(home), database_url=None, redis_url=None)) as stack:
             migrate(stack.database_url)
-            for row in _all(stack):
+            for row in chain.from_iterable(PARTS[part](stack) for part in wanted):
                 rows.append(row)
                 console.print(f"  {row.name}: {row.value:,.4g} {row.unit}", highlight=False)
         stack.delete()
@@ -41,15 +52,13 @@ def main() -> int:
     return 1 if missed else 0
 
 
-def _all(stack: Stack) -> Iterator[Row]:
+def _finbert(_: Stack) -> Iterator[Row]:
     yield from _results("feature_pipeline_tests.bench.finbert")
+
+
+def _indicators(_: Stack) -> Iterator[Row]:
     yield from _results("feature_pipeline_tests.bench.indicators", POLARS_MAX_THREADS="1")
     yield from _results("feature_pipeline_tests.bench.indicators")
-    yield from storage.run(stack.database_url)
-    yield from _graph(stack)
-    for found in publish.run(stack.redis_url):
-        yield Row(**found)
-    yield from ui.run()
 
 
 def _results(module: str, **variables: str) -> Iterator[Row]:
@@ -90,6 +99,18 @@ def _graph(stack: Stack) -> Iterator[Row]:
     )
     yield Row("graph: rows written", spent["rows"], "rows")
     yield Row("graph: peak memory", spent["peak_mib"], "MiB")
+
+
+PARTS: Mapping[str, Callable[[Stack], Iterator[Row]]] = {
+    "finbert": _finbert,
+    "indicators": _indicators,
+    "storage": lambda stack: storage.run(stack.database_url),
+    "graph": _graph,
+    "publish": lambda stack: (Row(**found) for found in publish.run(stack.redis_url)),
+    "ui": lambda _: ui.run(),
+    "scale": lambda stack: scale.run(stack.database_url),
+}
+"""The benchmarks by name, in the order in which they run."""
 
 
 def _run(arguments: list[str], environment: dict[str, str]) -> str:
