@@ -11,6 +11,7 @@ from typing import Any
 
 import dagster as dg
 
+from feature_pipeline.assets import position_reconciliation as trading
 from feature_pipeline.assets.checks import TABLE_CHECKS
 from feature_pipeline.assets.corporate_actions import corporate_actions
 from feature_pipeline.assets.declare import asked_of
@@ -22,6 +23,12 @@ from feature_pipeline.assets.lineage import spec_with_code, with_code
 from feature_pipeline.assets.macro_indicators import macro_indicators
 from feature_pipeline.assets.ohlcv import ohlcv_1d
 from feature_pipeline.assets.online import instruments, online_state_vectors
+from feature_pipeline.assets.position_reconciliation import (
+    TRADING_TABLES,
+    position_reconciliation,
+    reconcile_positions,
+    reconcile_yesterday,
+)
 from feature_pipeline.assets.regime_predictions import regime_predictions_1d
 from feature_pipeline.assets.sentiment_scores import sentiment_scores
 from feature_pipeline.assets.state_vectors import state_vectors_1d
@@ -96,10 +103,17 @@ def build_defs(settings: Settings | None = None, **resources: Any) -> dg.Definit
             spec_with_code(
                 online_state_vectors, publishing.__file__, settings.source_url
             ).replace_attributes(freshness_policy=fresh.get(publishing.ONLINE)),
+            with_code(position_reconciliation, settings.source_url).with_attributes(
+                backfill_policy=policy
+            ),
+            *(
+                spec_with_code(table, trading.__file__, settings.source_url)
+                for table in TRADING_TABLES
+            ),
         ],
         asset_checks=[*TABLE_CHECKS, online_equals_offline],
-        jobs=[job, *cron.jobs],
-        schedules=cron.schedules,
+        jobs=[job, *cron.jobs, reconcile_positions],
+        schedules=[*cron.schedules, reconcile_yesterday],
         sensors=[
             publish_online,
             watch_freshness,

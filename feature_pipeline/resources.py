@@ -46,15 +46,17 @@ from feature_pipeline.storage.store import Store
 from feature_pipeline.universe import DEFAULT, Universe
 
 
-def store(settings: Settings) -> Store:
-    """The store of the settings' database.
+def store(settings: Settings, *, reading: bool = False) -> Store:
+    """The store of the settings' database; `reading` - as who may only read, if anybody is named.
 
     Raises:
         SettingsError: there is no database.
     """
     active = scorer(settings)
+    named = reading and settings.reader_database_url is not None
+    address = _address(settings, "reader_database_url" if named else "database_url")
     return Store(
-        Database(_address(settings, "database_url"), settings.database_timeout_s),
+        Database(address, settings.database_timeout_s),
         load_universe(settings),
         build_tables(active.model, active.revision),
         wait=timedelta(seconds=settings.hole_wait_s),
@@ -106,7 +108,9 @@ def redis_client(settings: Settings) -> redis.Redis:
     return publishing_client(_address(settings, "redis_url"))
 
 
-def _address(settings: Settings, name: Literal["database_url", "redis_url"]) -> str:
+def _address(
+    settings: Settings, name: Literal["database_url", "reader_database_url", "redis_url"]
+) -> str:
     address = getattr(settings, name)
     if address is None:
         raise SettingsError(

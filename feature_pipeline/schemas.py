@@ -530,3 +530,38 @@ SOURCE_TABLES: tuple[TableSchema, ...] = (
     MACRO_INDICATORS,
     INSIDER_TRANSACTIONS,
 )
+
+# -- beside the graph: the trading side's tables, compared ----------------------------------------
+
+POSITION_RECONCILIATION = TableSchema(
+    asset="position_reconciliation",
+    table="position_reconciliation",
+    description="Each position with the sum of its fills and what the brokers hold, by day.",
+    key=("time", "symbol"),
+    columns=(
+        Column("symbol", pl.String, "as the trading side writes it; may be none of universe.yaml"),
+        *time_columns("the day compared, 00:00 UTC; everything as of its end"),
+        Column("position", pl.Float64, "position held; negative: short", unit="shares"),
+        Column("traded", pl.Float64, "bought less sold, all fills", unit="shares"),
+        Column("held", pl.Float64, "what the brokers hold", unit="shares", nullable=True),
+        Column("traded_difference", pl.Float64, "|position - traded| / larger", unit="ratio"),
+        Column(
+            "held_difference",
+            pl.Float64,
+            "|position - held| / the larger of both",
+            unit="ratio",
+            nullable=True,
+        ),
+        Column("brokers", pl.List(pl.String), "brokers with a snapshot of that day"),
+        Column("unseen", pl.List(pl.String), "brokers it was traded with that have none"),
+    ),
+    mode="replace",
+    inputs=(
+        Input("positions", ("quantity",)),
+        Input("trades", ("side", "quantity")),
+        Input("broker_positions", ("quantity",)),
+    ),
+    may_be_empty=True,
+)
+"""Not one of the graph's: its inputs are written by others, who keep no ledger, so that nobody knows
+which of its days are stale, and its symbols are the brokers'."""

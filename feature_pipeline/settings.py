@@ -20,6 +20,8 @@ PREFIX = "FEATURE_PIPELINE_"
 
 _SCHEMES = {
     "database_url": ("postgresql", "postgres"),
+    "reader_database_url": ("postgresql", "postgres"),
+    "owner_database_url": ("postgresql", "postgres"),
     "dagster_database_url": ("postgresql+psycopg2",),
     "redis_url": ("redis", "rediss", "unix"),
     "alert_webhook": ("https", "http"),
@@ -44,6 +46,16 @@ class Settings(BaseSettings):
 
     database_url: SecretStr | None = Field(
         default=None, description="PostgreSQL to use instead of the embedded one"
+    )
+    reader_database_url: SecretStr | None = Field(
+        default=None,
+        description="the same database, as who may only read: for what serves values; default: "
+        "that address",
+    )
+    owner_database_url: SecretStr | None = Field(
+        default=None,
+        description="the same database, as the owner of its tables: for `migrate` and `upkeep`; "
+        "default: that address",
     )
     redis_url: SecretStr | None = Field(
         default=None, description="Redis to use instead of the embedded one"
@@ -122,11 +134,18 @@ class Settings(BaseSettings):
         except ValidationError as error:
             raise SettingsError(_one_line(error)) from None
 
-    @field_validator("database_url", "dagster_database_url", "redis_url", "alert_webhook")
+    @field_validator(*_SCHEMES)
     @classmethod
     def _usable_url(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
         if value is not None and info.field_name is not None:
             _check_url(value.get_secret_value(), _SCHEMES[info.field_name])
+        return value
+
+    @field_validator("reader_database_url", "owner_database_url")
+    @classmethod
+    def _beside_another(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if value is not None and info.data.get("database_url", value) is None:
+            raise ValueError(f"set {PREFIX}DATABASE_URL as well: it is for some commands only")
         return value
 
     @field_validator(

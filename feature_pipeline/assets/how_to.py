@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dagster as dg
 
+_TRADING = ("trades", "positions", "broker_positions", "position_reconciliation")
 _DAYS = "--start 2012-01-01 --end 2012-12-31"
 
 
@@ -39,6 +40,7 @@ _COMMANDS: dict[str, list[tuple[str, str]]] = {
     "features_1d": _catalogued("features_1d", "returns_20d"),
     "regime_predictions_1d": [_fill("regime_predictions_1d")],
     "state_vectors_1d": _catalogued("state_vectors_1d", "atr"),
+    **{name: [("What is there, and how large", "storage")] for name in _TRADING},
     "online_state_vectors": [
         ("What Redis says of a symbol", "show AAPL"),
         ("Publish everything again", "online rebuild"),
@@ -58,6 +60,7 @@ _PAGES: dict[str, list[str]] = {
     "features_1d": ["how-to/add-a-feature.md", "concepts/time.md"],
     "regime_predictions_1d": ["how-to/backfill.md"],
     "state_vectors_1d": ["how-to/add-a-feature.md", "concepts/time.md"],
+    **{name: ["how-to/trading-tables.md"] for name in _TRADING},
     "online_state_vectors": ["concepts/online.md", "how-to/recover.md"],
 }
 

@@ -36,8 +36,9 @@ def settings() -> Settings:
 
 
 @contextmanager
-def opened() -> Iterator[tuple[Settings, Store]]:
-    """The settings with the addresses of the servers that run, and the store on their database.
+def opened(*, reading: bool = False) -> Iterator[tuple[Settings, Store]]:
+    """The settings with the addresses of the servers that run, and the store on their database;
+    `reading` - as who may only read.
 
     Embedded servers that do not run yet are started, and stopped again at the end.
     """
@@ -46,7 +47,7 @@ def opened() -> Iterator[tuple[Settings, Store]]:
 
     with foreground.until_told(), Stack(settings()) as stack:
         current = stack.resolved_settings()
-        held = store(current)
+        held = store(current, reading=reading)
         with held.database:
             yield current, held
 

@@ -15,6 +15,8 @@ _PACKAGE = Path(__file__).parents[1]
 _SQL = _PACKAGE.parent / "sql"
 _HIDDEN = {"symbol", "time", "available_at", "availability_basis", "computed_at"}
 _HIDDEN |= {"recorded_at", "run_id"}
+_BESIDE = {"position_reconciliation"}
+"""Tables that no command of the graph's fills."""
 _BY_BAR = re.compile(r"PRIMARY KEY \(symbol, time\)")
 _TABLE = re.compile(r"CREATE TABLE (\w+) \((.*?)\n\);", re.DOTALL)
 _COLUMN = re.compile(r"^    ([a-z]\w*)\s", re.MULTILINE)
@@ -87,7 +89,7 @@ def _tables() -> dict[str, tuple[list[str], bool]]:
         text = path.read_text(encoding="utf-8")
         for table, body in _TABLE.findall(text):
             names = _COLUMN.findall(body)
-            if "available_at" in names:
+            if "available_at" in names and table not in _BESIDE:
                 found[table] = names, bool(_BY_BAR.search(body))
         for table, changes in _ALTER.findall(text):
             if table in found:

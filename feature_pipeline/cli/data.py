@@ -53,7 +53,7 @@ def show(symbol: Symbol, as_json: Json = False) -> None:
     from feature_pipeline.symbols import checked_symbol
 
     checked_symbol(symbol)  # before a server is started for it
-    with opened() as (current, held):
+    with opened(reading=True) as (current, held):
         assert current.redis_url is not None
 
         def load(names: list[str]) -> pl.DataFrame:
@@ -146,7 +146,7 @@ def get(
     asked = (moment(as_of, "--as-of"), moment(as_known_at, "--as-known-at"))
     at = lookup.Moment.of(*(a.at if a else None for a in asked))
     days = _days(start, end) if start or end else None
-    with opened() as (current, held):
+    with opened(reading=True) as (current, held):
         scorer = default_resources(current)["scorer"]
         name = held.universe.resolve(symbol).id
         if days:

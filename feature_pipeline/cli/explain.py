@@ -54,7 +54,7 @@ def explain(
     place = resolve(feature)
     asked = moment(as_of, "--as-of")
     at = Moment.of(asked.at if asked else None)
-    with opened() as (current, held):
+    with opened(reading=True) as (current, held):
         scorer = default_resources(current)["scorer"]
         found = why(held, symbol, place, at, scorer, code_versions(held.universe))
     if as_json:

@@ -49,7 +49,7 @@ def list_(
     if symbol:
         checked_symbol(symbol)
     day = parse_day(since, "--since") if since else None
-    with opened() as (_, held):
+    with opened(reading=True) as (_, held):
         ids = {s.symbol: i.id for i in held.universe.instruments for s in i.symbols}
         rows = listed(
             held.database,
@@ -88,7 +88,7 @@ def show(
     from feature_pipeline.cli.terminal import cell
     from feature_pipeline.storage.quarantine import shown
 
-    with opened() as (_, held):
+    with opened(reading=True) as (_, held):
         row = shown(held.database, number)
     facts = asdict(row)
     if as_json:

@@ -33,7 +33,7 @@ def demo(
     with foreground.until_told(), Stack(settings()) as stack:
         for name, address in stack.addresses():
             out.print(f"{name:<11} {address}", soft_wrap=True)
-        prepare_database(stack.database_url)
+        prepare_database(stack.owner_database_url)
         stack.prepare_dagster()
         current = stack.resolved_settings()
         if pending(current):
@@ -147,9 +147,60 @@ def migrate() -> None:
     from feature_pipeline.stack import Stack, foreground
 
     with foreground.until_told(), Stack(settings()) as stack:
-        prepare_database(stack.database_url)
+        prepare_database(stack.owner_database_url)
         stack.prepare_dagster()
     console().print("the database is up to date")
+
+
+def upkeep(
+    to: Annotated[
+        str, typer.Option(metavar="DIR", help="Where old months go; default: `archive` in home.")
+    ] = "",
+    dry_run: Annotated[bool, typer.Option(help="Say what would be done, and do nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Keep the trading side's logs in order: a partition per month ahead, old months to Parquet.
+
+    Months of audit.decisions and audit.system_events that ended more than a year ago are exported,
+    then detached; their tables stay until you drop them. For cron, once a month.
+
+    \b
+    Examples:
+      feature-pipeline upkeep --dry-run
+      feature-pipeline upkeep --to /mnt/archive
+    """
+    from dataclasses import asdict
+    from pathlib import Path
+
+    from feature_pipeline.stack import Stack, foreground
+    from feature_pipeline.storage.audit_log import upkeep as keep_up
+    from feature_pipeline.storage.database import Database
+
+    current = settings()
+    directory = Path(to).expanduser().absolute() if to else current.home / "archive"
+    with foreground.until_told(), Stack(current) as stack:
+        timeout_s = current.database_timeout_s
+        with Database(stack.owner_database_url, timeout_s, name="feature_pipeline upkeep") as held:
+            done = keep_up(held, directory, dry_run=dry_run)
+    if as_json:
+        print_json({**asdict(done), "archived": [_file(a) for a in done.archived]})
+        return
+    out = console()
+    would = "would be " if dry_run else ""
+    for name in done.made:
+        out.print(f"{name}: {would}made")
+    for month in done.archived:
+        out.print(
+            f"audit.{month.partition}: {month.rows} rows {would}exported to {month.path} and "
+            f"{would}detached",
+            soft_wrap=True,
+        )
+    if not done.made and not done.archived:
+        out.print("nothing to do: partitions are there, and no month is older than a year")
+
+
+def _file(month: Any) -> dict[str, Any]:
+    return {"partition": month.partition, "rows": month.rows, "path": str(month.path)}
 
 
 def doctor(as_json: Json = False) -> None:

@@ -12,7 +12,7 @@ import os
 import platform
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from typing import get_args
+from typing import TYPE_CHECKING, Any, get_args
 from urllib.parse import urlsplit
 
 from feature_pipeline.errors import FeaturePipelineError
@@ -20,6 +20,9 @@ from feature_pipeline.settings import PREFIX, Settings, redact
 from feature_pipeline.stack import Stack
 from feature_pipeline.stack.server import EmbeddedServer
 from feature_pipeline.universe import SourceKind
+
+if TYPE_CHECKING:
+    import psycopg
 
 PACKAGES = ("dagster", "dagster-postgres", "polars", "psycopg", "redis")
 OLDEST_POSTGRES = 15
@@ -183,9 +186,46 @@ def _database(stack: Stack) -> Generator[Finding, None, bool]:
             fix = f"use PostgreSQL {OLDEST_POSTGRES} or later"
         elif too_old:
             fix = "update TimescaleDB to 2.28.3 or later: earlier ones can delete wrong rows"
-        yield Finding(not fix, "postgres", f"{where}: {version}", fix)
+        yield Finding(not fix, "postgres", f"{where}: {version}, {_as_whom(connection)}", fix)
         yield from _tables(stack, connection)
+    yield from _others(stack)
     return True
+
+
+def _as_whom(connection: psycopg.Connection[Any]) -> str:
+    """Who is connected, and the mightiest of our roles that it has."""
+    from feature_pipeline.storage.migrations import ROLES
+
+    user, superuser, held = connection.execute(
+        "SELECT current_user, rolsuper,"
+        " ARRAY(SELECT r FROM unnest(%s::text[]) WITH ORDINALITY AS u (r, n) JOIN pg_roles p"
+        " ON p.rolname = r WHERE pg_has_role(p.oid, 'USAGE') ORDER BY n)"
+        " FROM pg_roles WHERE rolname = current_user",
+        [list(ROLES)],
+    ).fetchone() or ("nobody", False, [])
+    role = "superuser" if superuser else held[0] if held else "none of our roles"
+    return f"as {user} ({role.removeprefix('feature_pipeline_')})"
+
+
+def _others(stack: Stack) -> Iterator[Finding]:
+    """The addresses of who reads and who owns, where they are named."""
+    import psycopg
+
+    for name in ("reader", "owner"):
+        address = getattr(stack.settings, f"{name}_database_url")
+        if address is None:
+            continue
+        url, what = address.get_secret_value(), f"postgres {name}"
+        try:
+            with psycopg.connect(url, connect_timeout=5, autocommit=True) as connection:
+                said, fix = _as_whom(connection), ""
+        except psycopg.Error as error:
+            fix = _database_fix(error).replace("DATABASE_URL", f"{name.upper()}_DATABASE_URL")
+            yield Finding(False, what, f"{redact(url)}: {_cause(error)}", fix)
+            continue
+        if name == "reader" and "(reader)" not in said:
+            fix = "name a user that has feature_pipeline_reader alone"
+        yield Finding(True, what, f"{redact(url)}: {said}", fix)
 
 
 def _tables(stack: Stack, connection: object) -> Iterator[Finding]:

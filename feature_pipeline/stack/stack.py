@@ -154,6 +154,12 @@ class Stack:
         return self.postgres.url
 
     @property
+    def owner_database_url(self) -> str:
+        """The same database, as the owner of its tables, if one is named."""
+        named = self.settings.owner_database_url
+        return named.get_secret_value() if named else self.database_url
+
+    @property
     def redis_url(self) -> str:
         """`redis://` address."""
         if self.settings.redis_url:

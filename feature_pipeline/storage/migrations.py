@@ -1,8 +1,9 @@
 """Bring a database to the schema of `sql/`.
 
-The numbered files are applied once each, in order, by yoyo-migrations; `sql/timescaledb.sql` is
-applied after them every time, where the extension is there, and so also after it came later. What
-a table is stands in the SQL and in `schemas`; a test holds the two together.
+The numbered files are applied once each, in order, by yoyo-migrations; `sql/timescaledb.sql` and
+`sql/roles.sql` are applied after them every time, where the extension is there, and where roles are
+or may be made, and so also after these came later. What a table is stands in the SQL and in
+`schemas`; a test holds the two together.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ from feature_pipeline.storage.database import Database
 log = logging.getLogger(__name__)
 
 SQL = Path(__file__).parents[2] / "sql"
+
+ROLES = tuple(f"feature_pipeline_{name}" for name in ("owner", "maintainer", "writer", "reader"))
+"""Group roles that `sql/roles.sql` grants privileges to, the mightiest first."""
 
 MINIMUM_TIMESCALEDB = (2, 28, 3)
 """Earlier releases had DELETEs on compressed chunks remove wrong rows."""
@@ -108,6 +112,7 @@ def migrate(database_url: str) -> list[str]:
             log.info("applying %s", migration.id)
             backend.apply_one(migration)
         _apply_timescaledb(connection)
+        _apply_roles(connection)
         return names
 
 
@@ -193,3 +198,23 @@ def _apply_timescaledb(connection: psycopg.Connection[Any]) -> None:
         return
     with connection.transaction():
         connection.execute((SQL / "timescaledb.sql").read_text(encoding="utf-8"))
+
+
+def _apply_roles(connection: psycopg.Connection[Any]) -> None:
+    """Grant the roles their privileges, where they are or can be made; idempotent."""
+    row = connection.execute(
+        "SELECT rolsuper OR rolcreaterole,"
+        " (SELECT count(*) FROM pg_roles WHERE rolname = ANY(%s))"
+        " FROM pg_roles WHERE rolname = current_user",
+        [list(ROLES)],
+    ).fetchone()
+    assert row is not None
+    may_create, there = row
+    if there < len(ROLES) and not may_create:
+        log.info(
+            "%s may not create roles: no privileges were granted; see docs/how-to/roles.md",
+            connection.info.user,
+        )
+        return
+    with connection.transaction():
+        connection.execute((SQL / "roles.sql").read_text(encoding="utf-8"))
