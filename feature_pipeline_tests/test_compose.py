@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -27,6 +28,7 @@ COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES = COMPOSE["services"]
 DAGSTER = ("code-server", "webserver", "daemon")
 SECRET = "s3cretOfTheTest"
+PASSWORDS = [f"FEATURE_PIPELINE_{of}_PASSWORD" for of in ("POSTGRES", "WRITER", "READER", "REDIS")]
 
 
 def _interpolated(text: str, values: dict[str, str]) -> str:
@@ -78,7 +80,7 @@ def test_the_services():
 
 def test_no_password_stands_in_the_file():
     text = (ROOT / "docker-compose.yml").read_text()
-    for name in ("FEATURE_PIPELINE_POSTGRES_PASSWORD", "FEATURE_PIPELINE_REDIS_PASSWORD"):
+    for name in PASSWORDS:
         uses = re.findall(rf"\$\{{{name}([^}}]*)\}}", text)
         assert uses
         assert all(use.startswith(":?") for use in uses), "required, without a default"
@@ -126,10 +128,7 @@ def test_the_image_runs_as_nobody_special_from_the_locked_packages():
 
 
 def _passwords(**values: str) -> dict[str, str]:
-    return {
-        "FEATURE_PIPELINE_POSTGRES_PASSWORD": SECRET,
-        "FEATURE_PIPELINE_REDIS_PASSWORD": SECRET,
-    } | values
+    return dict.fromkeys(PASSWORDS, SECRET) | values
 
 
 class _Native:
@@ -212,7 +211,25 @@ class _Native:
 
 
 @pytest.fixture
-def native(database_url, redis_url, tmp_path):
+def logins(database_url):
+    """What the image does once: the users that the services connect as."""
+    content = _interpolated(COMPOSE["configs"]["logins"]["content"], _passwords())
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        for statement in content.strip().rstrip(";").split(";"):
+            # Roles are the server's, and other tests have made those without a login.
+            with contextlib.suppress(psycopg.errors.DuplicateObject):
+                connection.execute(statement)
+        yield
+        for user in ("feature_pipeline_run", "feature_pipeline_read"):
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s", [user]
+            )
+            connection.execute(f"DROP OWNED BY {user} CASCADE")
+            connection.execute(f"DROP ROLE {user}")
+
+
+@pytest.fixture
+def native(database_url, redis_url, tmp_path, logins):
     services = _Native(database_url, redis_url, tmp_path)
     yield services
     services.stop()
@@ -223,6 +240,14 @@ def test_each_command_starts_and_is_healthy(native, database_url):
     assert migrate.wait(120) == 0, (native.directory / "migrate.log").read_text()
     with psycopg.connect(database_url) as connection:
         assert connection.execute("SELECT count(*) FROM partition_ledger").fetchone() == (0,)
+    environment = native.environment("code-server")
+    for name, may in (("DATABASE_URL", True), ("READER_DATABASE_URL", False)):
+        with psycopg.connect(environment[f"FEATURE_PIPELINE_{name}"]) as connection:
+            assert connection.execute(
+                "SELECT has_table_privilege('ohlcv_1d', 'SELECT'),"
+                " has_table_privilege('ohlcv_1d', 'INSERT'),"
+                " has_schema_privilege('public', 'CREATE')"
+            ).fetchone() == (True, may, False)
     for name in DAGSTER:
         child = native.start(name)
         until(

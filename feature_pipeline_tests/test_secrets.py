@@ -123,8 +123,16 @@ def settings_with(canary: Canary, universe: Path | None = None, **given: str) ->
     return Settings(**values, macro_source="fred", universe=universe)
 
 
+DATABASES = (
+    "database_url",
+    "reader_database_url",
+    "owner_database_url",
+    "dagster_database_url",
+)
 NOWHERE = {
     "database_url": "postgresql://canary:{}@127.0.0.1:9/feature_pipeline",
+    "reader_database_url": "postgresql://canary:{}@127.0.0.1:9/feature_pipeline",
+    "owner_database_url": "postgresql://canary:{}@127.0.0.1:9/feature_pipeline",
     "dagster_database_url": "postgresql+psycopg2://canary:{}@127.0.0.1:9/dagster",
     "redis_url": "redis://canary:{}@127.0.0.1:9/0",
     "alert_webhook": "http://127.0.0.1:9/hook/{}",
@@ -341,7 +349,7 @@ def links(canary, postgres_server, migrated_database_url, redis_server) -> Itera
     user = f"canary_{secrets.token_hex(4)}"
     database = urlsplit(migrated_database_url)
     redis = urlsplit(redis_server.url)
-    roles = {name: f"{user}_{name}" for name in ("database_url", "dagster_database_url")}
+    roles = {name: f"{user}_{name}" for name in DATABASES}
     sql = psycopg.sql
     with (
         psycopg.connect(migrated_database_url, autocommit=True) as link,
@@ -364,10 +372,10 @@ def links(canary, postgres_server, migrated_database_url, redis_server) -> Itera
         at = f"127.0.0.1:{database.port}{database.path}"
         yield {
             **NOWHERE,
-            "database_url": f"postgresql://{roles['database_url']}:{{}}@{at}",
-            "dagster_database_url": (
-                f"postgresql+psycopg2://{roles['dagster_database_url']}:{{}}@{at}"
-            ),
+            **{
+                name: f"{urlsplit(NOWHERE[name]).scheme}://{role}:{{}}@{at}"
+                for name, role in roles.items()
+            },
             "redis_url": f"redis://{user}:{{}}@127.0.0.1:{redis.port}/0",
         }
         client.acl_deluser(user)
@@ -477,6 +485,7 @@ COMMANDS = [
     ("features", "diff"),
     ("online", "rebuild"),
     ("backfill", "--dry-run", "--start", "2024-03-04", "--end", "2024-03-05"),
+    ("upkeep", "--dry-run"),
     ("logs",),
 ]
 
@@ -487,7 +496,7 @@ def test_no_command_says_it(
 ):
     given = {"right": links, "gone": NOWHERE}.get(servers, links)
     if servers == "wrong password":
-        for name in ("database_url", "dagster_database_url", "redis_url"):
+        for name in (*DATABASES, "redis_url"):
             one, other = canary.words[name]
             canary.secret[name] = f"{other}@/{one}"
     held = settings_with(canary, all_settings.universe, **given)

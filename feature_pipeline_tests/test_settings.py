@@ -50,6 +50,8 @@ def test_the_environment_is_read(monkeypatch, tmp_path):
         ("DATABASE_URL", "mysql://u:p@host/db"),
         ("DATABASE_URL", "postgresql://host"),
         ("DATABASE_URL", "postgresql://u:p@host:port/db"),
+        ("READER_DATABASE_URL", "postgresql://u:p@host/db"),  # beside no other
+        ("OWNER_DATABASE_URL", "mysql://u:p@host/db"),
         ("DAGSTER_DATABASE_URL", "postgresql://u:p@host/db"),
         ("REDIS_URL", "host:6379"),
     ],

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from itertools import takewhile
+from urllib.parse import urlsplit
 
 import pytest
+from typer.testing import CliRunner
 
+from feature_pipeline.cli import app
 from feature_pipeline.resources import CREDENTIALS, macro_source, with_credentials
 from feature_pipeline.settings import PREFIX, Settings
 from feature_pipeline.sources import Off
 from feature_pipeline.stack.doctor import Finding, findings
+from feature_pipeline_tests.roles import logins
 
 CANARY = "canary-3f2a"
 UNIVERSE = """
@@ -74,3 +78,35 @@ def test_every_credential_is_a_secret_setting_and_all_are_needed(name):
         off = with_credentials(name, Settings(**others), lambda *given: given)
         assert off == Off(name, f"{name} is off: set {PREFIX}{setting.upper()} to switch it on")
     assert CANARY not in repr(Settings(**held))
+
+
+def test_it_says_as_whom_it_is_connected(monkeypatch, migrated_database_url, redis_url, make_home):
+    """`migrate` goes to the owner of the tables, everything else to who may write, or read."""
+    with logins(migrated_database_url) as users:
+        for name in ("reader", "owner"):
+            monkeypatch.setenv(f"{PREFIX}{name.upper()}_DATABASE_URL", users[name])
+        monkeypatch.setenv(f"{PREFIX}DATABASE_URL", users["writer"])
+        dagster = migrated_database_url.replace("postgresql://", "postgresql+psycopg2://")
+        monkeypatch.setenv(f"{PREFIX}DAGSTER_DATABASE_URL", dagster)
+        monkeypatch.setenv(f"{PREFIX}REDIS_URL", redis_url)
+        monkeypatch.setenv(f"{PREFIX}HOME", str(make_home()))
+        found = {f.what: f for f in findings()}
+        for what, role in (("postgres", "writer"), ("postgres reader", "reader")):
+            user = urlsplit(users[role]).username
+            assert found[what].right
+            assert found[what].found.endswith(f"as {user} ({role})")
+        assert "(owner)" in found["postgres owner"].found
+        assert all(f.right for what, f in found.items() if "postgres" in what or what == "tables")
+        assert CliRunner().invoke(app, ["migrate"]).exit_code == 0
+        # One that may do more than it is for is said; one that does not answer is wrong.
+        monkeypatch.setenv(f"{PREFIX}READER_DATABASE_URL", users["writer"])
+        monkeypatch.setenv(f"{PREFIX}OWNER_DATABASE_URL", users["owner"].replace("@", "x@"))
+        found = {f.what: f for f in findings()}
+        assert "feature_pipeline_reader alone" in found["postgres reader"].fix
+        assert not found["postgres owner"].right
+        assert "FEATURE_PIPELINE_OWNER_DATABASE_URL" in found["postgres owner"].fix
+        assert CliRunner().invoke(app, ["migrate"]).exit_code == 1
+        monkeypatch.delenv(f"{PREFIX}OWNER_DATABASE_URL")
+        refused = CliRunner().invoke(app, ["migrate"])
+        assert refused.exit_code == 1
+        assert "permission denied" in refused.stderr

@@ -5,19 +5,35 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
+from urllib.parse import urlsplit
 
+import polars as pl
 import psycopg
 import pytest
 from psycopg import errors
 
+from feature_pipeline.errors import DatabaseError
+from feature_pipeline.features.catalogue import TABLES
+from feature_pipeline.resources import store
+from feature_pipeline.settings import Settings
 from feature_pipeline.stack.postgres import EmbeddedPostgres
 from feature_pipeline.storage import audit_log, migrations
 from feature_pipeline.storage.database import Database
 from feature_pipeline.storage.migrations import ROLES, migrate
+from feature_pipeline_tests.assets.support import DERIVED, Graph, assert_equal
+from feature_pipeline_tests.assets.world import (
+    START,
+    MadeSource,
+    make_universe,
+    make_world,
+    midnight,
+)
 from feature_pipeline_tests.roles import as_user, logins
 from feature_pipeline_tests.storage.test_migrations import NAMES
 
+FRIDAY = START + timedelta(days=2)
 BAR = (
     "INSERT INTO ohlcv_1d VALUES"
     " ('A', '2020-01-02Z', '2020-01-02Z', 'assumed', 1, 1, 1, 1, 1, NULL, 'x', now(), 'r')"
@@ -144,6 +160,42 @@ def database_url(database: Database) -> str:
     info = psycopg.conninfo.conninfo_to_dict(database._conninfo)
     user, host, port = info["user"], info["host"], info["port"]
     return f"postgresql://{user}:{info.get('password', '')}@{host}:{port}/{info['dbname']}"
+
+
+def test_the_graph_runs_as_the_writer_and_is_read_as_the_reader(database: Database) -> None:
+    """Every asset, a restated bar and all that follows from it; on compressed chunks as well."""
+    universe = make_universe()
+    world = make_world(universe)
+    url = database_url(database)
+    with logins(url) as users:
+        graph, days = Graph(users["writer"], universe, MadeSource(world)), (START, FRIDAY)
+        graph.run(*days)
+        _compress(url)
+        close = pl.when(pl.col("time") == midnight(START)).then(pl.col("high"))
+        restated = world.bars.with_columns(close=close.otherwise(pl.col("close")))
+        graph.source.world = world.but(bars=restated)
+        graph.run(*days, assets=("ohlcv_1d", "indicators_1d"))
+        assert graph.query("SELECT count(*) AS n FROM ohlcv_1d_history").item() > 0
+        settings = Settings(database_url=users["writer"], reader_database_url=users["reader"])
+        reader, written = store(settings, reading=True), graph.tables(TABLES, *days)
+        assert urlsplit(users["reader"]).username in reader.database.address
+        assert all(written[asset].height for asset in DERIVED)
+        for asset, frame in written.items():
+            assert_equal(reader.read(asset, start=START, end=FRIDAY), frame, asset)
+        with pytest.raises(DatabaseError, match="permission denied"):
+            reader.ledger.next_token()
+        reader.database.close()
+        graph.close()
+
+
+def _compress(url: str) -> None:
+    """Every chunk, where there are some."""
+    with psycopg.connect(url, autocommit=True) as link:
+        if link.execute("SELECT FROM pg_extension WHERE extname = 'timescaledb'").fetchone():
+            for table in ("ohlcv_1d", "indicators_1d", "features_1d", "state_vectors_1d"):
+                link.execute(
+                    "SELECT compress_chunk(c, true) FROM show_chunks(%s::regclass) c", [table]
+                )
 
 
 def test_the_maintainer_keeps_the_logs_in_order(migrated_database_url: str, tmp_path: Path) -> None:
