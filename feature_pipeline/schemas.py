@@ -176,6 +176,8 @@ class TableSchema:
         twins: what makes two rows the same story, of which the first one stays.
         erased: what its columns hold of a row that was deleted at its source; see
             `storage/erasure.py`. Empty: its rows are facts, and stay.
+        repeats: the columns in which a row says again what one that was available earlier says;
+            the writer keeps that in the column `repeated`, see `storage/repeats.py`.
     """
 
     asset: str
@@ -194,6 +196,7 @@ class TableSchema:
     written_by: str = ""
     twins: Twins | None = None
     erased: Mapping[str, str | None] = field(default_factory=dict)
+    repeats: tuple[str, ...] = ()
 
     @property
     def derived(self) -> bool:

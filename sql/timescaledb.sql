@@ -1,40 +1,353 @@
 -- What needs TimescaleDB. Not a migration: applied at each `migrate` where the extension is, so it
 -- must be idempotent, and it takes tables that already hold rows.
---
--- No default time index: it halves ingest, and chunk pruning serves time ranges. For the same
--- reason the BRIN index of plain PostgreSQL goes.
 
 CREATE EXTENSION IF NOT EXISTS timescaledb;
 
+-- -- tables: what storage_policies says -----------------------------------------------------------
+
+-- No default time index: it halves ingest, and chunk pruning serves time ranges. For the same
+-- reason the BRIN index of plain PostgreSQL goes.
+DO $$
+DECLARE
+    wanted record;
+    brin   regclass;
+BEGIN
+    FOR wanted IN
+        SELECT p.*, to_regclass(p.relation) AS hypertable FROM storage_policies AS p
+        WHERE to_regclass(p.relation) IS NOT NULL
+            AND to_regclass(p.relation) NOT IN (
+                SELECT format('%I.%I', h.hypertable_schema, h.hypertable_name)::regclass
+                FROM timescaledb_information.hypertables AS h
+            )
+    LOOP
+        FOR brin IN
+            SELECT i.indexrelid FROM pg_index AS i
+            JOIN pg_class AS c ON c.oid = i.indexrelid
+            JOIN pg_am AS a ON a.oid = c.relam
+            WHERE i.indrelid = wanted.hypertable AND a.amname = 'brin'
+        LOOP
+            EXECUTE format('DROP INDEX %s', brin);
+        END LOOP;
+        PERFORM create_hypertable(
+            wanted.hypertable,
+            by_range(wanted.time_column::name, wanted.chunk_interval),
+            create_default_indexes => false,
+            migrate_data => true
+        );
+    END LOOP;
+
+    -- New chunks get the new length; those that are there stay as they are.
+    FOR wanted IN
+        SELECT p.*, to_regclass(p.relation) AS hypertable FROM storage_policies AS p
+        JOIN timescaledb_information.dimensions AS d
+            ON format('%I.%I', d.hypertable_schema, d.hypertable_name)::regclass
+                = to_regclass(p.relation)
+        WHERE d.time_interval <> p.chunk_interval
+    LOOP
+        PERFORM set_chunk_time_interval(wanted.hypertable, wanted.chunk_interval);
+    END LOOP;
+
+    -- The same goes for the order of what is compressed.
+    FOR wanted IN
+        SELECT p.*, to_regclass(p.relation) AS hypertable FROM storage_policies AS p
+        LEFT JOIN timescaledb_information.hypertable_columnstore_settings AS s
+            ON s.hypertable = to_regclass(p.relation)
+        WHERE to_regclass(p.relation) IS NOT NULL
+            AND p.compress_after IS NOT NULL
+            AND (
+                replace(s.segmentby, '"', '') IS DISTINCT FROM p.segment_by
+                OR replace(s.orderby, '"', '') IS DISTINCT FROM replace(p.order_by, ' ', '')
+            )
+    LOOP
+        EXECUTE format(
+            'ALTER TABLE %s SET (timescaledb.enable_columnstore,'
+            ' timescaledb.segmentby = %L, timescaledb.orderby = %L)',
+            wanted.hypertable, coalesce(wanted.segment_by, ''), wanted.order_by
+        );
+    END LOOP;
+END
+$$;
+
+-- Retention counts from a chunk's creation: by the age of its rows it would drop a fresh backfill of
+-- old days. A chunk is made when its first row comes and its last one may come a whole chunk later,
+-- hence that much more.
 DO $$
 DECLARE
     wanted record;
 BEGIN
     FOR wanted IN
-        SELECT * FROM (VALUES
-            ('ohlcv_1d',              'time',         'ohlcv_1d_time'),
-            ('indicators_1d',         'time',         'indicators_1d_time'),
-            ('features_1d',           'time',         'features_1d_time'),
-            ('regime_predictions_1d', 'time',         'regime_predictions_1d_time'),
-            ('state_vectors_1d',      'time',         'state_vectors_1d_time'),
-            ('documents',             'available_at', NULL),
-            ('sentiment_scores',      'available_at', NULL),
-            ('macro_indicators',      'available_at', NULL)
-        ) AS t (relation, time_column, brin_index)
+        WITH policies AS (
+            SELECT
+                to_regclass(p.relation) AS hypertable,
+                p.compress_after,
+                p.retention + greatest(p.chunk_interval, (
+                    SELECT max(c.range_end - c.range_start) FROM timescaledb_information.chunks AS c
+                    WHERE format('%I.%I', c.hypertable_schema, c.hypertable_name)::regclass
+                        = to_regclass(p.relation)
+                )) AS drop_created_before
+            FROM storage_policies AS p
+            WHERE to_regclass(p.relation) IS NOT NULL
+        ), jobs AS (
+            SELECT
+                format('%I.%I', hypertable_schema, hypertable_name)::regclass AS hypertable,
+                proc_name,
+                (config ->> 'compress_after')::interval AS compress_after,
+                (config ->> 'drop_created_before')::interval AS drop_created_before
+            FROM timescaledb_information.jobs
+            WHERE proc_name IN ('policy_compression', 'policy_retention')
+        )
+        SELECT
+            p.*,
+            c.hypertable IS NOT NULL AS compresses,
+            r.hypertable IS NOT NULL AS drops,
+            p.compress_after IS DISTINCT FROM c.compress_after AS other_compression,
+            p.drop_created_before IS DISTINCT FROM r.drop_created_before AS other_retention
+        FROM policies AS p
+        LEFT JOIN jobs AS c ON c.hypertable = p.hypertable AND c.proc_name = 'policy_compression'
+        LEFT JOIN jobs AS r ON r.hypertable = p.hypertable AND r.proc_name = 'policy_retention'
     LOOP
-        CONTINUE WHEN EXISTS (
-            SELECT FROM timescaledb_information.hypertables
-            WHERE hypertable_schema = current_schema AND hypertable_name = wanted.relation
-        );
-        IF wanted.brin_index IS NOT NULL THEN
-            EXECUTE format('DROP INDEX IF EXISTS %I', wanted.brin_index);
+        IF wanted.other_compression AND wanted.compresses THEN
+            CALL remove_columnstore_policy(wanted.hypertable);
         END IF;
-        PERFORM create_hypertable(
-            wanted.relation::regclass,
-            by_range(wanted.time_column::name, INTERVAL '365 days'),
-            create_default_indexes => false,
-            migrate_data => true
-        );
+        IF wanted.other_compression AND wanted.compress_after IS NOT NULL THEN
+            CALL add_columnstore_policy(wanted.hypertable, after => wanted.compress_after);
+        END IF;
+        IF wanted.other_retention AND wanted.drops THEN
+            PERFORM remove_retention_policy(wanted.hypertable);
+        END IF;
+        IF wanted.other_retention AND wanted.drop_created_before IS NOT NULL THEN
+            PERFORM add_retention_policy(
+                wanted.hypertable, drop_created_before => wanted.drop_created_before
+            );
+        END IF;
     END LOOP;
 END
 $$;
+
+-- -- summaries: continuous aggregates in the place of the views of summaries.sql -------------------
+--
+-- Each is real time: what its last refresh has not seen yet is added from the table. Kept for ever,
+-- beyond what the table keeps.
+
+CREATE TABLE IF NOT EXISTS summary_progress (
+    relation text   NOT NULL,
+    revision bigint NOT NULL,
+    CONSTRAINT summary_progress_pkey PRIMARY KEY (relation)
+);
+COMMENT ON TABLE summary_progress IS
+    'up to which revision of the ledger the summaries of a table are made';
+
+CREATE OR REPLACE FUNCTION pg_temp.aggregated(name text) RETURNS boolean LANGUAGE sql AS $$
+    SELECT EXISTS (
+        SELECT FROM timescaledb_information.continuous_aggregates AS a
+        WHERE format('%I.%I', a.view_schema, a.view_name)::regclass = to_regclass(name)
+    )
+$$;
+
+-- Puts a continuous aggregate in the place of a view, once; whether it did.
+CREATE OR REPLACE FUNCTION pg_temp.aggregate(name text, base text, query text) RETURNS boolean
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF to_regclass(base) IS NULL OR pg_temp.aggregated(name) THEN
+        RETURN false;
+    END IF;
+    EXECUTE format('DROP VIEW IF EXISTS %I', name);
+    EXECUTE format(
+        'CREATE MATERIALIZED VIEW %I WITH (timescaledb.continuous,'
+        ' timescaledb.materialized_only = false) AS %s WITH NO DATA', name, query
+    );
+    RETURN true;
+END
+$$;
+
+-- A policy's window lies within what every table keeps, so that it never makes anew what is dropped;
+-- older days are refreshed once they are written (`maintain_storage`). Trades are kept for ever.
+DO $$
+DECLARE
+    level record;
+BEGIN
+    IF NOT pg_temp.aggregated('ohlcv_5m_rollup') THEN
+        DROP VIEW IF EXISTS ohlcv_1d_rollup, ohlcv_1h_rollup, ohlcv_5m_rollup;
+    END IF;
+    FOR level IN
+        SELECT * FROM (VALUES
+            ('ohlcv_5m_rollup', 'ohlcv_1m',        '5 minutes'),
+            ('ohlcv_1h_rollup', 'ohlcv_5m_rollup', '1 hour'),
+            ('ohlcv_1d_rollup', 'ohlcv_1h_rollup', '1 day')
+        ) AS t (name, base, bucket)
+    LOOP
+        IF pg_temp.aggregate(level.name, level.base, format($query$
+            SELECT
+                b.symbol,
+                time_bucket(%L, b.time) AS time,
+                max(b.available_at) AS available_at,
+                first(b.open, b.time) AS open,
+                max(b.high) AS high,
+                min(b.low) AS low,
+                last(b.close, b.time) AS close,
+                sum(b.volume) AS volume
+            FROM %I AS b
+            GROUP BY b.symbol, time_bucket(%1$L, b.time)
+        $query$, level.bucket, level.base)) THEN
+            DELETE FROM summary_progress WHERE relation = 'ohlcv_1m';
+            PERFORM add_continuous_aggregate_policy(
+                level.name::regclass,
+                start_offset => INTERVAL '7 days',
+                end_offset => level.bucket::interval,
+                schedule_interval => greatest(level.bucket::interval, INTERVAL '5 minutes')
+            );
+        END IF;
+    END LOOP;
+
+    IF pg_temp.aggregate('hourly_sentiment_summary', 'sentiment_scores', $query$
+        SELECT
+            time_bucket('1 hour', s.available_at) AS time,
+            time_bucket('1 hour', s.available_at) + INTERVAL '1 hour' AS available_at,
+            s.symbol,
+            s.channel,
+            s.source,
+            s.model,
+            s.model_revision,
+            avg(s.sentiment) AS mean,
+            stddev_samp(s.sentiment) AS volatility,
+            count(*) AS document_count
+        FROM sentiment_scores AS s
+        WHERE NOT s.repeated
+        GROUP BY time_bucket('1 hour', s.available_at),
+            s.symbol, s.channel, s.source, s.model, s.model_revision
+    $query$) THEN
+        DELETE FROM summary_progress WHERE relation = 'sentiment_scores';
+        PERFORM add_continuous_aggregate_policy(
+            'hourly_sentiment_summary',
+            start_offset => INTERVAL '7 days',
+            end_offset => INTERVAL '1 hour',
+            schedule_interval => INTERVAL '15 minutes'
+        );
+    END IF;
+
+    IF pg_temp.aggregate('daily_trading_summary', 'trading.trades', $query$
+        SELECT
+            time_bucket('1 day', t.executed_at) AS time,
+            t.symbol,
+            count(*) AS trades,
+            count(*) FILTER (WHERE t.realized_pnl > 0) AS winning,
+            count(*) FILTER (WHERE t.realized_pnl < 0) AS losing,
+            sum(t.realized_pnl) AS total_pnl,
+            avg(t.realized_pnl) AS mean_pnl,
+            min(t.realized_pnl) AS min_pnl,
+            max(t.realized_pnl) AS max_pnl
+        FROM trading.trades AS t
+        GROUP BY time_bucket('1 day', t.executed_at), t.symbol
+    $query$) THEN
+        PERFORM add_continuous_aggregate_policy(
+            'daily_trading_summary',
+            start_offset => NULL,
+            end_offset => INTERVAL '1 day',
+            schedule_interval => INTERVAL '1 hour'
+        );
+    END IF;
+END
+$$;
+
+-- -- upkeep, by the owner of the tables, in the background ------------------------------------------
+
+-- A day that no chunk holds and that had rows was dropped: it leaves the ledger, so that nothing is
+-- computed as if it were there, and is written down as dropped, so that nobody mends it. A day that
+-- somebody is just writing has a newer token than the one seen, and stays.
+CREATE OR REPLACE PROCEDURE forget_dropped() LANGUAGE sql AS $$
+    WITH held AS (
+        SELECT p.assets, coalesce(
+            range_agg(tstzrange(c.range_start, c.range_end)) FILTER (WHERE c.chunk_name IS NOT NULL),
+            '{}'
+        ) AS chunks
+        FROM storage_policies AS p
+        JOIN timescaledb_information.hypertables AS h
+            ON format('%I.%I', h.hypertable_schema, h.hypertable_name)::regclass
+                = to_regclass(p.relation)
+        LEFT JOIN timescaledb_information.chunks AS c
+            USING (hypertable_schema, hypertable_name)
+        WHERE p.retention IS NOT NULL
+        GROUP BY p.relation
+    ), gone AS (
+        SELECT l.asset, l.source, l.day, l.token
+        FROM held AS h JOIN partition_ledger AS l ON l.asset = ANY (h.assets)
+        WHERE l.rows > 0 AND NOT h.chunks @> (l.day::timestamp AT TIME ZONE 'UTC')
+    ), forgotten AS (
+        DELETE FROM partition_ledger AS l USING gone AS g
+        WHERE (l.asset, l.source, l.day, l.token) = (g.asset, g.source, g.day, g.token)
+        RETURNING l.asset, l.day, l.rows
+    )
+    INSERT INTO dropped_days AS d (asset, day, rows)
+    SELECT asset, day, sum(rows) FROM forgotten GROUP BY asset, day
+    ON CONFLICT (asset, day) DO UPDATE SET
+        rows = greatest(d.rows, EXCLUDED.rows), dropped_at = EXCLUDED.dropped_at
+$$;
+
+-- What of a table's days may be summarised anew: those in chunks that are there, less those that were
+-- dropped and hold less now than before. A refresh of others would erase what is known of them.
+CREATE OR REPLACE FUNCTION summarisable(base text) RETURNS tstzmultirange LANGUAGE sql STABLE AS $$
+    SELECT coalesce(range_agg(tstzrange(c.range_start, c.range_end)), '{}') - (
+        SELECT coalesce(range_agg(tstzrange(
+            d.day::timestamp AT TIME ZONE 'UTC', (d.day + 1)::timestamp AT TIME ZONE 'UTC'
+        )), '{}')
+        FROM dropped_days AS d
+        WHERE d.asset = base AND d.rows > (
+            SELECT coalesce(sum(l.rows), 0) FROM partition_ledger AS l
+            WHERE l.asset = d.asset AND l.day = d.day
+        )
+    )
+    FROM timescaledb_information.chunks AS c
+    WHERE c.hypertable_schema = current_schema AND c.hypertable_name = base
+$$;
+
+-- Brings the ledger in line with retention, and the summaries with every day that was written since,
+-- however old. A job of TimescaleDB calls it; so may the owner: CALL maintain_storage().
+CREATE OR REPLACE PROCEDURE maintain_storage(job_id int DEFAULT NULL, config jsonb DEFAULT NULL)
+LANGUAGE plpgsql AS $$
+DECLARE
+    root   record;
+    span   record;
+    name   text;
+    seen   bigint;
+    newest bigint;
+BEGIN
+    IF NOT pg_try_advisory_lock(hashtext('maintain_storage')) THEN
+        RETURN;
+    END IF;
+    CALL forget_dropped();
+    COMMIT;
+    FOR root IN
+        SELECT * FROM (VALUES
+            ('ohlcv_1m', ARRAY['ohlcv_5m_rollup', 'ohlcv_1h_rollup', 'ohlcv_1d_rollup']),
+            ('sentiment_scores', ARRAY['hourly_sentiment_summary'])
+        ) AS t (base, summaries)
+        WHERE to_regclass(base) IS NOT NULL
+    LOOP
+        SELECT max(l.revision) INTO newest FROM partition_ledger AS l WHERE l.asset = root.base;
+        SELECT max(p.revision) INTO seen FROM summary_progress AS p WHERE p.relation = root.base;
+        CONTINUE WHEN newest IS NULL OR newest <= seen;
+        FOR span IN
+            SELECT
+                min(l.day)::timestamp AT TIME ZONE 'UTC' AS first,
+                (max(l.day) + 1)::timestamp AT TIME ZONE 'UTC' AS until
+            FROM unnest(summarisable(root.base)) AS s (span)
+            JOIN partition_ledger AS l ON s.span @> (l.day::timestamp AT TIME ZONE 'UTC')
+            WHERE l.asset = root.base AND l.revision > coalesce(seen, 0)
+            GROUP BY s.span ORDER BY s.span
+        LOOP
+            FOREACH name IN ARRAY root.summaries LOOP
+                CALL refresh_continuous_aggregate(name::regclass, span.first, span.until);
+            END LOOP;
+        END LOOP;
+        INSERT INTO summary_progress AS p VALUES (root.base, newest)
+        ON CONFLICT (relation) DO UPDATE SET revision = EXCLUDED.revision;
+        COMMIT;
+    END LOOP;
+    PERFORM pg_advisory_unlock(hashtext('maintain_storage'));
+END
+$$;
+
+SELECT add_job('maintain_storage', INTERVAL '5 minutes')
+WHERE NOT EXISTS (
+    SELECT FROM timescaledb_information.jobs WHERE proc_name = 'maintain_storage'
+);

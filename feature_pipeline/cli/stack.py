@@ -244,7 +244,9 @@ def _shown(findings: Iterator[Any]) -> Iterator[Any]:
 
 
 def storage(as_json: Json = False) -> None:
-    """What is stored, and the room it takes: tables, ledger, quarantine, Redis, Dagster.
+    """What is stored, the room it takes and how long it is kept: tables, ledger, Redis, Dagster.
+
+    Policies are those of the table storage_policies; plain PostgreSQL keeps everything.
 
     \b
     Examples:
@@ -257,7 +259,7 @@ def storage(as_json: Json = False) -> None:
     from feature_pipeline.online.usage import usage as redis_usage
     from feature_pipeline.resources import redis_client, store
     from feature_pipeline.stack import Stack, foreground
-    from feature_pipeline.storage import usage
+    from feature_pipeline.storage import retention, usage
 
     with foreground.until_told(), Stack(settings()) as stack:
         current = stack.resolved_settings()
@@ -266,6 +268,8 @@ def storage(as_json: Json = False) -> None:
             found: dict[str, Any] = {
                 "assets": usage.partitions(held.database).to_dicts(),
                 "tables": usage.relations(held.database, held.tables).to_dicts(),
+                "timescaledb": retention.timescaledb(held.database),
+                "policies": retention.policies(held.database).to_dicts(),
                 "dagster": {"total": usage.schema_size(stack.dagster_database_url)},
             }
         try:
@@ -289,13 +293,17 @@ def _print_storage(found: dict[str, Any]) -> None:
         out.print("no day is written yet: feature-pipeline demo, or backfill")
     out.print()
     sizes = ("heap", "indexes", "toast", "total")
-    tables = [row | {name: size(row[name]) for name in sizes} for row in found["tables"]]
-    if all(row["chunks"] is None for row in tables):
-        tables = [
-            {name: row[name] for name in row if name not in ("chunks", "compressed")}
-            for row in tables
-        ]
-    out.print(grid(tables))
+    out.print(
+        grid(
+            [
+                {"table": row["table"], "kind": row["kind"], "rows": row["rows"]}
+                | {name: size(row[name]) for name in sizes}
+                for row in found["tables"]
+            ]
+        )
+    )
+    out.print()
+    _print_policies(found)
     total = sum(row["total"] for row in found["tables"])
     dagster = found["dagster"]["total"]
     out.print()
@@ -315,6 +323,22 @@ def _print_storage(found: dict[str, Any]) -> None:
     if not redis["complete"]:
         out.print("         not everything is published: feature-pipeline online rebuild")
     out.print(f"         Redis {redis['version']}, up for {age(redis['uptime'])}")
+
+
+def _print_policies(found: dict[str, Any]) -> None:
+    from feature_pipeline.cli.terminal import grid
+
+    out, rows = console(), []
+    shares = ("compressed", "saved")
+    for row in found["policies"]:
+        said = {n: "" if row[n] is None else f"{row[n]:.0%}" for n in shares}
+        kept = {"retention": row["retention"] or "kept"}
+        rows.append(row | said | {"compress_after": row["compress_after"] or "never"} | kept)
+    if not found["timescaledb"]:
+        out.print("plain PostgreSQL keeps all of it, in one piece; on TimescaleDB would apply")
+        absent = ("chunks", *shares, "next_run")
+        rows = [{n: v for n, v in row.items() if n not in absent} for row in rows]
+    out.print(grid([{n.replace("_", " "): v for n, v in row.items()} for row in rows]))
 
 
 # -- logs -----------------------------------------------------------------------------------------

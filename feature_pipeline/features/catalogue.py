@@ -185,6 +185,7 @@ SENTIMENT_SCORES = TableSchema(
         ),
     ),
     may_be_empty=True,
+    repeats=("document_id", "symbol", "model", "model_revision"),
 )
 
 INDICATORS_1D = _derived(

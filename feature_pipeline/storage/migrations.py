@@ -1,9 +1,9 @@
 """Bring a database to the schema of `sql/`.
 
-The numbered files are applied once each, in order, by yoyo-migrations; `sql/timescaledb.sql` and
-`sql/roles.sql` are applied after them every time, where the extension is there, and where roles are
-or may be made, and so also after these came later. What a table is stands in the SQL and in
-`schemas`; a test holds the two together.
+The numbered files are applied once each, in order, by yoyo-migrations. After them, every time:
+`sql/summaries.sql`, then `sql/timescaledb.sql` and `sql/roles.sql`, where the extension is there,
+and where roles are or may be made, and so also after these came later. What a table is stands in
+the SQL and in `schemas`; a test holds the two together.
 """
 
 from __future__ import annotations
@@ -111,6 +111,7 @@ def migrate(database_url: str) -> list[str]:
         for migration in waiting:
             log.info("applying %s", migration.id)
             backend.apply_one(migration)
+        _apply(connection, "summaries.sql")
         _apply_timescaledb(connection)
         _apply_roles(connection)
         return names
@@ -177,7 +178,7 @@ def require_version(version: str) -> None:
 
 
 def _apply_timescaledb(connection: psycopg.Connection[Any]) -> None:
-    """Make hypertables, where the extension is; idempotent."""
+    """Hypertables, their policies and summaries, where the extension is; idempotent."""
     row = connection.execute(
         "SELECT installed_version, default_version FROM pg_available_extensions"
         " WHERE name = 'timescaledb'"
@@ -196,8 +197,12 @@ def _apply_timescaledb(connection: psycopg.Connection[Any]) -> None:
             "TimescaleDB %s is there but not in shared_preload_libraries: plain tables", version
         )
         return
+    _apply(connection, "timescaledb.sql")
+
+
+def _apply(connection: psycopg.Connection[Any], name: str) -> None:
     with connection.transaction():
-        connection.execute((SQL / "timescaledb.sql").read_text(encoding="utf-8"))
+        connection.execute((SQL / name).read_text(encoding="utf-8"))
 
 
 def _apply_roles(connection: psycopg.Connection[Any]) -> None:

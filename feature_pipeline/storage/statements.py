@@ -73,11 +73,16 @@ def of_these_days(table: TableSchema, days: pl.Series) -> sql.Composable:
 def of_these_things(table: TableSchema, rows: pl.DataFrame) -> sql.Composable:
     """JOIN what shares its identity with one of the rows."""
     identity = table.identity or table.key
-    names = sql.SQL(", ").join(map(sql.Identifier, identity))
-    return sql.SQL("JOIN (SELECT DISTINCT * FROM unnest({}) AS i ({})) i USING ({})").format(
-        sql.SQL(", ").join(array(rows[name], table.column(name).sql_type) for name in identity),
-        names,
-        names,
+    return sql.SQL("JOIN {} USING ({})").format(
+        things(table, rows, identity), sql.SQL(", ").join(map(sql.Identifier, identity))
+    )
+
+
+def things(table: TableSchema, rows: pl.DataFrame, names: Sequence[str]) -> sql.Composable:
+    """A relation `i`: what the rows say under these names, each once."""
+    return sql.SQL("(SELECT DISTINCT * FROM unnest({}) AS i ({})) i").format(
+        sql.SQL(", ").join(array(rows[name], table.column(name).sql_type) for name in names),
+        sql.SQL(", ").join(map(sql.Identifier, names)),
     )
 
 
@@ -141,10 +146,7 @@ def erase(connection: psycopg.Connection, table: TableSchema, rows: pl.DataFrame
     if rows.is_empty():
         return
     identity = table.identity or table.key
-    things = sql.SQL("(SELECT DISTINCT * FROM unnest({}) AS i ({})) i").format(
-        sql.SQL(", ").join(array(rows[name], table.column(name).sql_type) for name in identity),
-        sql.SQL(", ").join(map(sql.Identifier, identity)),
-    )
+    deleted = things(table, rows, identity)
     same = (sql.SQL("t.{0} = i.{0}").format(sql.Identifier(name)) for name in identity)
     said = [
         sql.SQL("{} = {}").format(sql.Identifier(name), sql.Literal(value))
@@ -154,7 +156,7 @@ def erase(connection: psycopg.Connection, table: TableSchema, rows: pl.DataFrame
         sql.SQL("UPDATE {} t SET {} FROM {} WHERE {}").format(
             sql.Identifier(f"{table.table}_history"),
             sql.SQL(", ").join(said),
-            things,
+            deleted,
             sql.SQL(" AND ").join(same),
         )
     )
@@ -168,7 +170,7 @@ def erase(connection: psycopg.Connection, table: TableSchema, rows: pl.DataFrame
             " WHERE t.asset = {} AND {}"
         ).format(
             sql.Literal(erased_payload(table)),
-            things,
+            deleted,
             sql.Literal(table.asset),
             sql.SQL(" AND ").join(rejected),
         )

@@ -92,6 +92,11 @@ class LedgerNow(Ledger):
         if versions:
             said = pl.col("asset").replace_strict(versions, default=None, return_dtype=pl.String)
             every = every.with_columns(code_version=said.fill_null(pl.col("code_version")))
+        dropped = database.read_frame("SELECT asset, day FROM dropped_days ORDER BY asset, day")
+        self._dropped = {
+            str(asset): part["day"]
+            for (asset,), part in dropped.partition_by("asset", as_dict=True).items()
+        }
         self._none = every.drop("asset").clear()
         parts = every.partition_by("asset", as_dict=True, include_key=False)
         self._held = {str(asset): part for (asset,), part in parts.items()}
@@ -108,6 +113,10 @@ class LedgerNow(Ledger):
     def days(self, asset: str) -> pl.Series:
         """Every written day, sorted."""
         return self._held.get(asset, self._none)["day"].unique(maintain_order=True)
+
+    def dropped(self, asset: str) -> pl.Series:
+        """The days that retention dropped, and that nobody has written since, sorted."""
+        return without(self._dropped.get(asset, _NO_DAYS), self.days(asset))
 
     def writers(self, asset: str, days: pl.Series) -> pl.DataFrame:
         """`day`, `rows` and `run_id` of the newest writer of each of `days`."""
@@ -142,7 +151,8 @@ class Upkeep:
         store: whose tables.
         versions: asset -> code version, of every table.
         known: asset -> the sorted days that somebody else believes to be written (Dagster's
-            materialisations); those count as kept even where the ledger has lost them.
+            materialisations); those count as kept even where the ledger has lost them, unless
+            retention dropped them.
         foreign: this code is not what the database was last migrated for: what other code has
             computed is not stale for that reason alone.
     """
@@ -197,8 +207,13 @@ class Upkeep:
     def _kept(self) -> dict[str, list[tuple[date, date]]]:
         return {}
 
+    def _lost(self, asset: str) -> pl.Series:
+        """The days that others believe to be written, and that the ledger has lost."""
+        lost = without(self.known.get(asset, _NO_DAYS), self.ledger.days(asset))
+        return without(lost, self.ledger.dropped(asset))
+
     def _stretches(self, table: TableSchema) -> list[tuple[date, date]]:
-        days = _union(self.ledger.days(table.asset), self.known.get(table.asset, _NO_DAYS))
+        days = _union(self.ledger.days(table.asset), self._lost(table.asset))
         if days.is_empty():
             return []
         apart = (days.diff() > MAX_GAP).fill_null(value=False)
@@ -236,21 +251,20 @@ class Upkeep:
     def holes(self, asset: str) -> pl.Series:
         """The kept days of a source's table that should be written and are not, sorted."""
         table = self.store.tables[asset]
-        lost = without(self.known.get(asset, _NO_DAYS), self.ledger.days(asset))
         found = [self._unwritten(table, first, end) for first, end in self.kept(asset)]
         settled = self.today - LIVE_DAYS * _DAY
-        holes = _union(lost, *found)
+        holes = without(_union(self._lost(asset), *found), self.ledger.dropped(asset))
         return holes.filter(holes <= settled)
 
     def due(self, asset: str) -> pl.Series:
         """The kept days of a derived table that are stale or missing, sorted."""
         table, found = self.store.tables[asset], []
-        written, known = self.ledger.days(asset), self.known.get(asset, _NO_DAYS)
+        held = _union(self.ledger.days(asset), self._lost(asset))
         for first, end in self.kept(asset):
             pending = self.planner.pending(asset, first, end, self.versions[asset])
-            should = _union(written, known, self._expected(table, first, end))
+            should = _union(held, self._expected(table, first, end))
             found.append(pending.filter(pending.is_in(should.implode())))
-        return _union(*found)
+        return without(_union(*found), self.ledger.dropped(asset))
 
     def unreported(self, asset: str) -> pl.DataFrame:
         """`day`, `rows`, `run_id` of what is written and not known elsewhere."""

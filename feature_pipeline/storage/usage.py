@@ -57,8 +57,9 @@ def relations(database: Database, tables: Mapping[str, TableSchema]) -> pl.DataF
         tables: asset -> schema, all of the graph.
 
     Returns:
-        `table`, `kind` (data, history, bookkeeping), `rows` (counted; of data tables the ledger's),
-        SIZES in bytes, `chunks` and `compressed` chunks (null where it is no hypertable).
+        `table`, `kind` (data, history, bookkeeping, summary: where it is more than a view), `rows`
+        (counted; of data tables the ledger's; null of summaries), SIZES in bytes, `chunks` and
+        `compressed` chunks (null where it is no hypertable).
     """
     data = {table.table: True for table in tables.values()}
     history = [f"{table.table}_history" for table in tables.values() if table.history]
@@ -68,7 +69,8 @@ def relations(database: Database, tables: Mapping[str, TableSchema]) -> pl.DataF
         **dict.fromkeys(BOOKKEEPING, "bookkeeping"),
     }
     with database.connection() as connection:
-        hypertables = _hypertables(connection)
+        hypertables, summaries = _hypertables(connection)
+        kinds |= dict.fromkeys(summaries, "summary")
         rows = [
             {
                 "table": name,
@@ -104,7 +106,9 @@ def schema_size(url: str) -> int | None:
 
 def _rows(
     connection: psycopg.Connection, name: str, kind: str, tables: Mapping[str, TableSchema]
-) -> int:
+) -> int | None:
+    if kind == "summary":
+        return None
     if kind == "data":
         assets = [table.asset for table in tables.values() if table.table == name]
         row = connection.execute(
@@ -140,15 +144,25 @@ def _sizes(connection: psycopg.Connection, name: str, *, hypertable: bool) -> di
     return dict(zip(SIZES, map(int, row), strict=True))
 
 
-def _hypertables(connection: psycopg.Connection) -> dict[str, dict[str, int | None]]:
-    """`chunks` and `compressed` chunks by table; empty without TimescaleDB."""
+def _hypertables(
+    connection: psycopg.Connection,
+) -> tuple[dict[str, dict[str, int | None]], list[str]]:
+    """`chunks` and `compressed` chunks by table, continuous aggregates included; and the names of
+    those. Empty without TimescaleDB."""
     there = connection.execute("SELECT FROM pg_extension WHERE extname = 'timescaledb'").fetchone()
     if there is None:
-        return {}
+        return {}, []
     found = connection.execute(
-        "SELECT hypertable_name, count(c.chunk_name),"
-        " count(*) FILTER (WHERE c.is_compressed) FROM timescaledb_information.hypertables h"
-        " LEFT JOIN timescaledb_information.chunks c USING (hypertable_schema, hypertable_name)"
-        " WHERE h.hypertable_schema = current_schema() GROUP BY hypertable_name"
-    )
-    return {name: {"chunks": chunks, "compressed": done} for name, chunks, done in found}
+        "SELECT coalesce(a.view_name, h.hypertable_name), count(c.chunk_name),"
+        " count(*) FILTER (WHERE c.is_compressed), a.view_name"
+        " FROM _timescaledb_catalog.hypertable AS t"
+        " CROSS JOIN LATERAL (SELECT t.schema_name, t.table_name) AS h (schema, hypertable_name)"
+        " LEFT JOIN timescaledb_information.continuous_aggregates AS a"
+        " ON (a.materialization_hypertable_schema, a.materialization_hypertable_name)"
+        " = (t.schema_name, t.table_name)"
+        " LEFT JOIN timescaledb_information.chunks AS c"
+        " ON (c.hypertable_schema, c.hypertable_name) = (t.schema_name, t.table_name)"
+        " WHERE coalesce(a.view_schema, t.schema_name) = current_schema GROUP BY 1, 4 ORDER BY 1"
+    ).fetchall()
+    counts = {name: {"chunks": chunks, "compressed": done} for name, chunks, done, _ in found}
+    return counts, [view for *_, view in found if view]

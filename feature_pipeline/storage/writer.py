@@ -21,7 +21,7 @@ from psycopg import sql
 
 from feature_pipeline.errors import DatabaseError
 from feature_pipeline.schemas import UTC_TIME, TableSchema
-from feature_pipeline.storage import changes, statements, twins
+from feature_pipeline.storage import changes, repeats, statements, twins
 from feature_pipeline.storage.changes import Batch, Change, Writing, of_days
 from feature_pipeline.storage.database import Database, copy_in
 
@@ -224,6 +224,8 @@ class Writer:
                 pl.lit(now, dtype=UTC_TIME).alias(moment),
                 pl.lit(writing.run_id).alias(run),
             )
+            if table.repeats:
+                frame = repeats.settled(self.database, connection, table, frame)
             types = {c.name: c.sql_type for c in table.columns}
             taken = copy_in(connection, table.table, frame.columns, frame, types)
             if taken != frame.height:

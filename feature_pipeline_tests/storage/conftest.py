@@ -16,11 +16,22 @@ from feature_pipeline.storage.store import Store
 from feature_pipeline_tests.storage.support import TOY, Clock, Desk, audit, universe
 
 
-@pytest.fixture(params=["postgresql", pytest.param("timescaledb", marks=pytest.mark.timescaledb)])
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """The contract holds on both servers; what a desk is asked also where everything is compressed
+    (see `Desk.settle`)."""
+    chosen = {mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")}
+    if "database" in metafunc.fixturenames and "database" not in chosen:
+        names = ["timescaledb"] + ["compressed"] * ("desk" in metafunc.fixturenames)
+        marked = [pytest.param(name, marks=pytest.mark.timescaledb) for name in names]
+        metafunc.parametrize("database", ["postgresql", *marked], indirect=True)
+
+
+@pytest.fixture
 def database(request: pytest.FixtureRequest) -> Iterator[Database]:
-    """A migrated database without rows: the contract holds on both servers."""
-    url = {"postgresql": "migrated_database_url", "timescaledb": "migrated_timescaledb_url"}
-    with Database(request.getfixturevalue(url[request.param]), 20) as opened:
+    """A migrated database without rows."""
+    plain = request.param == "postgresql"
+    url = "migrated_database_url" if plain else "migrated_timescaledb_url"
+    with Database(request.getfixturevalue(url), 20) as opened:
         yield opened
 
 
@@ -31,17 +42,21 @@ def migrated_timescaledb_url(timescaledb_url: str) -> Iterator[str]:
     with psycopg.connect(timescaledb_url, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
         url = urlunsplit(urlsplit(timescaledb_url)._replace(path=f"/{name}"))
+        with psycopg.connect(url, autocommit=True) as ours:  # jobs run when a test says so
+            ours.execute("CREATE EXTENSION timescaledb")
+            ours.execute("SELECT _timescaledb_functions.stop_background_workers()")
         migrate(url)
         yield url
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture
-def desk(database: Database) -> Iterator[Desk]:
+def desk(database: Database, request: pytest.FixtureRequest) -> Iterator[Desk]:
     """Whatever a test does, in the end the ledger says what the tables hold."""
     clock = Clock()
     store = Store(
         database, universe("A", "BB", "CCC"), TOY, wait=timedelta(seconds=20), clock=clock
     )
-    yield Desk(store, clock)
+    compressed = request.node.callspec.params["database"] == "compressed"
+    yield Desk(store, clock, compressed)
     audit(database, store.tables)

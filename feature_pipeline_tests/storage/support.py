@@ -74,6 +74,7 @@ class Desk:
 
     store: Store
     clock: Clock
+    compressed: bool = False
     runs: int = 0
     reports: list[WriteReport] = field(default_factory=list)
 
@@ -88,7 +89,19 @@ class Desk:
             report = self.store.write(plan, answer)
         self.reports.append(report)
         assert_conserved(report)
+        self.settle()
         return report
+
+    def settle(self) -> None:
+        """Compress every chunk that is written by now, where that is wanted: the next write finds
+        nothing else."""
+        if self.compressed:
+            with self.store.database.connection() as connection:
+                connection.execute(
+                    "SELECT compress_chunk(chunk, if_not_compressed => true)"
+                    " FROM timescaledb_information.hypertable_columnstore_settings s,"
+                    " LATERAL show_chunks(s.hypertable) chunk WHERE s.segmentby IS NOT NULL"
+                )
 
     @contextlib.contextmanager
     def planned(
@@ -123,10 +136,10 @@ class Desk:
         ).rows()
 
     def place(self, table: str) -> pl.DataFrame:
-        """Where each row lies and who wrote it: changes with any UPDATE, DELETE or INSERT."""
-        return self.query(
-            f"SELECT ctid::text, xmin::text, t::text AS row FROM {table} t ORDER BY 1"
-        )
+        """Where each row lies and who wrote it: changes with any UPDATE, DELETE or INSERT. What is
+        compressed lies nowhere: what the rows say, and when they were recorded, has to do."""
+        place = "ctid::text, xmin::text" if not self.compressed else "'' AS ctid, '' AS xmin"
+        return self.query(f"SELECT {place}, t::text AS row FROM {table} t ORDER BY 1, 3")
 
 
 def assert_conserved(report: WriteReport) -> None:
@@ -265,4 +278,5 @@ def _run(desk: Desk, asset: str, compute, days, **options) -> WriteReport:  # ty
         frame = desk.store.load(plan, plan.table.inputs[0])
         report = desk.store.write(plan, compute(frame))
     assert_conserved(report)
+    desk.settle()
     return report

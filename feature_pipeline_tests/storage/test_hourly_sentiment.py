@@ -6,24 +6,22 @@ import statistics
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from typing import Any
 
 import polars as pl
-import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from feature_pipeline.features.catalogue import TABLES
+from feature_pipeline.features.catalogue import SENTIMENT_SCORES, TABLES
 from feature_pipeline.features.sentiment import document_count
+from feature_pipeline.storage.changes import Batch, Writing
+from feature_pipeline.storage.writer import Writer
 from feature_pipeline_tests.storage.support import Desk, articles, fetched, nothing
 
 NINE = datetime(2020, 1, 7, 9, tzinfo=UTC)
 HOUR, MINUTE, TICK = timedelta(hours=1), timedelta(minutes=1), timedelta(microseconds=1)
-COLUMNS = (
-    "document_id, time, available_at, availability_basis, symbol, channel, source, sentiment,"
-    " label, confidence, model, model_revision, computed_at, run_id"
-)
 
 
 def score(
@@ -36,23 +34,41 @@ def score(
     source: str = "made",
     model: str = "m",
     revision: str = "1",
-) -> tuple[Any, ...]:
-    text = (symbol, channel, source, sentiment, "neutral", 0.5, model, revision)
-    return (document, at, at, "observed", *text, at, "run")
+) -> dict[str, Any]:
+    return {
+        "document_id": document,
+        "time": NINE,
+        "available_at": at,
+        "availability_basis": "observed",
+        "symbol": symbol,
+        "channel": channel,
+        "source": source,
+        "sentiment": sentiment,
+        "label": "neutral",
+        "confidence": 0.5,
+        "model": model,
+        "model_revision": revision,
+    }
 
 
 @pytest.fixture
-def link(migrated_database_url):
-    with psycopg.connect(migrated_database_url, autocommit=True) as link:
-        yield link
+def link(database):
+    link = database.dedicated()
+    yield link
+    link.close()
 
 
 @pytest.fixture
-def write(link) -> Callable[..., None]:
-    def insert(*rows: tuple[Any, ...]) -> None:
-        with link.cursor() as cursor:
-            places = ", ".join(["%s"] * 14)
-            cursor.executemany(f"INSERT INTO sentiment_scores ({COLUMNS}) VALUES ({places})", rows)
+def write(database) -> Callable[..., None]:
+    """Writes scores by the contract, all at once."""
+    tokens = count(1)
+
+    def insert(*rows: dict[str, Any]) -> None:
+        if rows:
+            frame = SENTIMENT_SCORES.conform(pl.DataFrame(rows))
+            days = frame["available_at"].dt.date().unique().sort()
+            writing = Writing(next(tokens), "run", "1")
+            Writer(database).write(SENTIMENT_SCORES, writing, Batch("derived", frame, days))
 
     return insert
 
@@ -127,6 +143,18 @@ def test_a_document_counts_once_as_it_first_appeared(link, write):
     ]
 
 
+def test_what_appeared_first_may_be_written_last(link, write):
+    write(score("a", NINE + 5 * HOUR, -1.0), score("b", NINE + 5 * HOUR, 0.0))
+    write(score("a", NINE + 3 * HOUR, 0.5))
+    write(score("a", NINE + 4 * HOUR, 0.1), score("a", NINE, 0.9, model="other"))
+    assert [(row[0], row[5], row[7]) for row in summary(link, "model = 'm'")] == [
+        (NINE + 3 * HOUR, 0.5, 1),
+        (NINE + 5 * HOUR, 0.0, 1),
+    ]
+    write(score("a", NINE + 3 * HOUR, 0.7))  # corrected: still the first
+    assert summary(link, "model = 'm'")[0][5:] == (0.7, None, 1)
+
+
 def test_what_is_collected_again_is_not_counted_again(desk: Desk):
     """Through the write contract: an edited article is a new version, and no new article."""
     desk.store = replace(desk.store, tables=TABLES)
@@ -170,8 +198,9 @@ _ROWS = st.lists(
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 def test_it_agrees_with_counting_one_by_one(link, write, rows):
-    link.execute("TRUNCATE sentiment_scores")
-    write(*(score(d, NINE + m * MINUTE, v, symbol=s) for d, m, v, s in rows))
+    link.execute("TRUNCATE sentiment_scores, partition_ledger")
+    for some in (rows[::2], rows[1::2]):
+        write(*(score(d, NINE + m * MINUTE, v, symbol=s) for d, m, v, s in some))
     first: dict[tuple[str, str], tuple[int, float]] = {}
     for document, minute, value, symbol in sorted(rows, key=lambda row: row[1]):
         first.setdefault((document, symbol), (minute, value))

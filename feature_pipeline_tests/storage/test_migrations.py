@@ -81,6 +81,7 @@ def declared(table: TableSchema) -> list[tuple[object, ...]]:
         *((c.name, c.sql_type, c.nullable) for c in table.columns),
         (moment, "timestamp with time zone", False),
         (run, "text", False),
+        *([("repeated", "boolean", False)] if table.repeats else []),
     ]
 
 
@@ -333,6 +334,9 @@ HYPERTABLES = {
     "documents": "available_at",
     "sentiment_scores": "available_at",
     "macro_indicators": "available_at",
+    "documents_history": "superseded_at",
+    "macro_indicators_history": "superseded_at",
+    "trades": "executed_at",
 }
 
 
@@ -341,6 +345,7 @@ def hypertables(url: str) -> dict[str, str]:
         return dict(
             connection.execute(
                 "SELECT hypertable_name, column_name FROM timescaledb_information.dimensions"
+                " WHERE hypertable_schema <> '_timescaledb_internal'"
             ).fetchall()
         )
 

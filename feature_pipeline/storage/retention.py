@@ -1,0 +1,93 @@
+"""How tables are cut, compressed and kept: what `storage_policies` says, and what has become of it.
+
+Looks only. What the policies are stands in `sql/0016_storage_policies.sql` and the migrations after
+it; `sql/timescaledb.sql` carries them out. Plain PostgreSQL drops and compresses nothing: the
+policies say what would apply.
+"""
+
+from __future__ import annotations
+
+from datetime import date
+
+import polars as pl
+
+from feature_pipeline.storage.database import Database
+
+_PLANNED = """
+SELECT relation AS "table",
+    null::bigint AS chunks, null::float8 AS compressed, null::float8 AS saved,
+    chunk_interval::text, compress_after::text, retention::text, null::timestamptz AS next_run
+FROM storage_policies WHERE to_regclass(relation) IS NOT NULL ORDER BY relation
+"""
+
+_APPLIED = """
+SELECT p.relation AS "table", n.chunks, n.compressed / nullif(n.chunks, 0)::float8 AS compressed,
+    1 - s.after_compression_total_bytes / s.before_compression_total_bytes::float8 AS saved,
+    d.time_interval::text AS chunk_interval, c.config ->> 'compress_after' AS compress_after,
+    CASE WHEN r.job_id IS NOT NULL THEN p.retention::text END AS retention,
+    nullif(least(c.next_start, r.next_start), '-infinity') AS next_run
+FROM storage_policies p
+JOIN timescaledb_information.dimensions d
+    ON format('%I.%I', d.hypertable_schema, d.hypertable_name)::regclass = to_regclass(p.relation)
+CROSS JOIN LATERAL (
+    SELECT count(*) AS chunks, count(*) FILTER (WHERE is_compressed) AS compressed
+    FROM timescaledb_information.chunks
+    WHERE (hypertable_schema, hypertable_name) = (d.hypertable_schema, d.hypertable_name)
+) n
+LEFT JOIN LATERAL hypertable_columnstore_stats(to_regclass(p.relation)) s ON true
+LEFT JOIN timescaledb_information.jobs c
+    ON c.proc_name = 'policy_compression'
+    AND (c.hypertable_schema, c.hypertable_name) = (d.hypertable_schema, d.hypertable_name)
+LEFT JOIN timescaledb_information.jobs r
+    ON r.proc_name = 'policy_retention'
+    AND (r.hypertable_schema, r.hypertable_name) = (d.hypertable_schema, d.hypertable_name)
+ORDER BY p.relation
+"""
+
+
+def policies(database: Database) -> pl.DataFrame:
+    """How each table is stored that is there and has a policy.
+
+    On TimescaleDB what its jobs do; on plain PostgreSQL what would apply.
+
+    Returns:
+        `table`; `chunks`, the share of them that is `compressed`, and what of these was `saved` (0
+        to 1; null on plain PostgreSQL, or where nothing is compressed); `chunk_interval`,
+        `compress_after` and `retention` in PostgreSQL's words, null: never, for ever; `next_run` of
+        its jobs, UTC.
+    """
+    return database.read_frame(_APPLIED if timescaledb(database) else _PLANNED)
+
+
+def timescaledb(database: Database) -> bool:
+    """Whether the extension is at work."""
+    query = "SELECT EXISTS (SELECT FROM pg_extension WHERE extname = 'timescaledb') AS there"
+    return bool(database.read_frame(query).item())
+
+
+def kept_from(database: Database, relation: str, today: date) -> date | None:
+    """The first UTC day of a table that is kept for as long as its policy says; None: every day.
+
+    What is older than that should not be asked for: retention counts from when a chunk was made,
+    so it would be stored, and then dropped though nobody meant to have it.
+    """
+    found = database.read_frame(
+        f"SELECT ('{today}'::date - retention)::date AS day FROM storage_policies"
+        f" WHERE relation = '{relation}' AND retention IS NOT NULL"
+    )
+    return found["day"].item() if found.height else None
+
+
+def refusal(database: Database, relation: str, start: date, today: date) -> str | None:
+    """Why the days from `start` on are not to be backfilled into a table, in one line; None: they
+    may."""
+    first = kept_from(database, relation, today)
+    if first is None or start >= first:
+        return None
+    kept = database.read_frame(
+        f"SELECT retention::text AS kept FROM storage_policies WHERE relation = '{relation}'"
+    ).item()
+    return (
+        f"{relation} is kept for {kept}, and {start} is older: start on or after {first}, or keep "
+        "the table longer (docs/how-to/timescaledb.md)"
+    )

@@ -1,0 +1,412 @@
+"""Chunks, compression, retention and summaries: what `storage_policies` says is what is done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from itertools import count
+from typing import Any
+
+import polars as pl
+import psycopg
+import pytest
+
+from feature_pipeline.schemas import ohlcv
+from feature_pipeline.storage import migrations, retention
+from feature_pipeline.storage.changes import Batch, Writing
+from feature_pipeline.storage.database import Database
+from feature_pipeline.storage.upkeep import Upkeep
+from feature_pipeline.storage.writer import Writer
+from feature_pipeline_tests.storage.support import TOY, Desk, bars, fetched, run_means
+
+MINUTES = ohlcv("1m")
+MONDAY = date(2024, 1, 8)
+TODAY = date(2026, 8, 31)
+
+
+@dataclass
+class Shop:
+    """A database with minute bars, and what a test does to it."""
+
+    database: Database
+    link: psycopg.Connection
+    timescaledb: bool
+    tokens: Iterator[int] = field(default_factory=lambda: count(1))
+
+    def write(self, day: date, *symbols: str, add: float = 0.0, days: int = 1) -> None:
+        """Two hours of minutes on each day, through the contract."""
+        rows = minutes(symbols, day, days, add)
+        Writer(self.database).write(
+            MINUTES,
+            Writing(next(self.tokens), "run", "1"),
+            Batch(
+                "made",
+                rows,
+                rows["time"].dt.date().unique().sort(),
+                answered=frozenset(symbols),
+            ),
+        )
+
+    def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        return self.link.execute(query, values).fetchall()
+
+    def one(self, query: str, *values: object) -> Any:
+        [(value,)] = self.rows(query, *values)
+        return value
+
+    def maintain(self) -> None:
+        if self.timescaledb:
+            self.link.execute("CALL maintain_storage()")
+
+    def age(self, table: str, by: str) -> None:
+        """As if the chunks that are there had been made that long ago."""
+        self.link.execute(
+            "UPDATE _timescaledb_catalog.chunk SET creation_time = creation_time - %s::interval"
+            " WHERE hypertable_id = (SELECT id FROM _timescaledb_catalog.hypertable"
+            " WHERE table_name = %s)",
+            [by, table],
+        )
+
+    def run_jobs(self, kind: str, table: str) -> None:
+        for (job,) in self.rows(
+            "SELECT job_id FROM timescaledb_information.jobs WHERE proc_name = %s"
+            " AND hypertable_name = %s",
+            kind,
+            table,
+        ):
+            self.link.execute(f"CALL run_job({job})")
+
+
+@pytest.fixture
+def shop(database: Database, request: pytest.FixtureRequest) -> Iterator[Shop]:
+    there = retention.timescaledb(database)
+    url = request.getfixturevalue("migrated_timescaledb_url" if there else "migrated_database_url")
+    link = database.dedicated()
+    link.execute("CREATE TABLE IF NOT EXISTS ohlcv_1m (LIKE ohlcv_1d INCLUDING ALL)")
+    link.execute("CREATE TABLE IF NOT EXISTS ohlcv_1m_history (LIKE ohlcv_1d_history)")
+    migrations.migrate(url)
+    yield Shop(database, link, there)
+    link.close()
+
+
+def minutes(symbols: tuple[str, ...], day: date, days: int, add: float) -> pl.DataFrame:
+    start = datetime(day.year, day.month, day.day, 14, 30, tzinfo=UTC)
+    times = [start + timedelta(days=d, minutes=m) for d in range(days) for m in range(120)]
+    price = (pl.col("time").dt.epoch("s") // 60 % 97).cast(pl.Float64) + add
+    return (
+        pl.DataFrame({"symbol": symbols})
+        .join(pl.DataFrame({"time": times}), how="cross")
+        .with_columns(pl.col("time").dt.cast_time_unit("us"))
+        .select(
+            "symbol",
+            "time",
+            available_at=pl.col("time") + timedelta(minutes=1),
+            availability_basis=pl.lit("observed"),
+            open=price,
+            high=price + 2,
+            low=price - 2,
+            close=price + 1,
+            volume=pl.lit(10.0),
+            spread=pl.lit(None, pl.Float64),
+            source=pl.lit("made"),
+            day=pl.col("time").dt.date(),
+        )
+    )
+
+
+# -- policies -------------------------------------------------------------------------------------
+
+
+def test_policies_are_those_that_were_promised(database: Database) -> None:
+    found = {
+        name: (chunk.days, str(compress), str(kept))
+        for name, chunk, compress, kept in database.dedicated().execute(
+            "SELECT relation, chunk_interval, compress_after::text, retention::text"
+            " FROM storage_policies"
+        )
+    }
+    assert found["ohlcv_1m"] == (7, "30 days", "6 mons")
+    assert found["ohlcv_5m"] == (30, "3 mons", "2 years")
+    assert found["ohlcv_1h"] == (180, "6 mons", "5 years")
+    for name in ("ohlcv", "indicators", "features", "state_vectors"):
+        assert found[f"{name}_1d"] == (365, "1 year", "None")
+    for name in ("documents", "sentiment_scores"):
+        assert found[name] == (30, "60 days", "1 year")
+    assert found["macro_indicators"] == (365, "180 days", "5 years")
+    assert found["regime_predictions_1d"] == (90, "90 days", "2 years")
+    # What `storage` shows is what is done: of the tables that are there.
+    shown = retention.policies(database)
+    query = "SELECT relation FROM storage_policies WHERE to_regclass(relation) IS NOT NULL"
+    there = set(database.read_frame(query)["relation"])
+    assert set(shown["table"]) == there
+    for row in shown.iter_rows(named=True):
+        assert (
+            int(row["chunk_interval"].split()[0]),
+            str(row["compress_after"]),
+            str(row["retention"]),
+        ) == found[row["table"]]
+
+
+def test_what_is_older_than_it_would_be_kept_is_refused(migrated_database_url: str) -> None:
+    with Database(migrated_database_url) as database:
+        assert retention.kept_from(database, "ohlcv_1m", TODAY) == date(2026, 2, 28)
+        assert retention.kept_from(database, "ohlcv_1d", TODAY) is None
+        assert retention.refusal(database, "ohlcv_1d", date(2000, 1, 1), TODAY) is None
+        assert retention.refusal(database, "ohlcv_1m", date(2026, 2, 28), TODAY) is None
+        said = retention.refusal(database, "ohlcv_1m", date(2026, 2, 27), TODAY)
+    assert said is not None
+    assert "6 mons" in said
+    assert "on or after 2026-02-28" in said
+
+
+JOBS = (
+    "SELECT proc_name, coalesce(config ->> 'compress_after', config ->> 'drop_created_before')"
+    " FROM timescaledb_information.jobs WHERE hypertable_name = %s ORDER BY 1"
+)
+
+
+@pytest.mark.parametrize("database", ["timescaledb"], indirect=True)
+@pytest.mark.timescaledb
+def test_policies_follow_the_table(shop: Shop, migrated_timescaledb_url: str) -> None:
+    # A chunk's last row may come a chunk's length after its first one.
+    compress, drop = ("policy_compression", "30 days"), ("policy_retention", "6 mons 7 days")
+    assert shop.rows(JOBS, "ohlcv_1m") == [compress, drop]
+    jobs = shop.rows("SELECT job_id FROM timescaledb_information.jobs ORDER BY 1")
+    migrations.migrate(migrated_timescaledb_url)
+    assert shop.rows("SELECT job_id FROM timescaledb_information.jobs ORDER BY 1") == jobs
+    for change, expected in (
+        (
+            "retention = '1 year', compress_after = '14 days'",
+            [("policy_compression", "14 days"), ("policy_retention", "1 year 7 days")],
+        ),
+        (
+            "retention = NULL, chunk_interval = '1 day', order_by = 'time, available_at'",
+            [("policy_compression", "14 days")],
+        ),
+        ("retention = '3 months', compress_after = NULL", [("policy_retention", "3 mons 1 day")]),
+    ):
+        shop.link.execute(f"UPDATE storage_policies SET {change} WHERE relation = 'ohlcv_1m'")
+        migrations.migrate(migrated_timescaledb_url)
+        assert shop.rows(JOBS, "ohlcv_1m") == expected
+    assert shop.one(
+        "SELECT time_interval FROM timescaledb_information.dimensions"
+        " WHERE hypertable_name = 'ohlcv_1m'"
+    ) == timedelta(days=1)
+    assert shop.rows(
+        "SELECT segmentby, replace(orderby, '\"', '')"
+        " FROM timescaledb_information.hypertable_columnstore_settings"
+        " WHERE hypertable = 'ohlcv_1m'::regclass"
+    ) == [("symbol", "time,available_at")]
+    # A chunk that is longer than new ones are is kept as long as its own last row asks for.
+    for length in ("7 days", "1 day"):
+        shop.link.execute(
+            "UPDATE storage_policies SET chunk_interval = %s WHERE relation = 'ohlcv_1m'", [length]
+        )
+        migrations.migrate(migrated_timescaledb_url)
+        shop.write(MONDAY, "A")
+    assert shop.rows(JOBS, "ohlcv_1m") == [("policy_retention", "3 mons 7 days")]
+
+
+# -- retention ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("database", ["timescaledb"], indirect=True)
+@pytest.mark.timescaledb
+def test_retention_counts_from_when_a_chunk_was_made(shop: Shop) -> None:
+    shop.write(MONDAY, "A", "B", days=10)
+    shop.maintain()
+    shop.run_jobs("policy_retention", "ohlcv_1m")
+    assert shop.one("SELECT count(*) FROM ohlcv_1m") == 2 * 10 * 120  # of years ago, and fresh
+    shop.age("ohlcv_1m", "6 months 6 days")
+    shop.run_jobs("policy_retention", "ohlcv_1m")
+    assert shop.one("SELECT count(*) FROM ohlcv_1m") == 2 * 10 * 120
+    shop.age("ohlcv_1m", "2 days")
+    shop.write(MONDAY + timedelta(days=20), "A")
+    shop.run_jobs("policy_retention", "ohlcv_1m")
+    assert shop.one("SELECT count(*) FROM ohlcv_1m") == 120
+    # The ledger says what is there, and what is not there any more.
+    shop.maintain()
+    ledger = "SELECT day, rows FROM partition_ledger WHERE asset = 'ohlcv_1m'"
+    assert shop.rows(ledger) == [(MONDAY + timedelta(days=20), 120)]
+    assert shop.rows("SELECT count(*), min(day), sum(rows)::int FROM dropped_days") == [
+        (10, MONDAY, 2400)
+    ]
+    shop.write(MONDAY, "A", "B")  # and may be written again
+    assert shop.one("SELECT count(*) FROM ohlcv_1m") == 120 + 240
+
+
+def test_what_was_dropped_is_no_hole(desk: Desk) -> None:
+    everybody = ["A", "BB", "CCC"]
+    desk.write("ohlcv_1d", fetched(bars(everybody), *everybody))
+    run_means(desk)
+    asked = dict.fromkeys(TOY, "1")
+    days = desk.query("SELECT DISTINCT day FROM partition_ledger WHERE asset = 'means' ORDER BY 1")
+    with desk.store.database.connection() as connection:
+        for table, column in (
+            ("partition_ledger", "day"),
+            ("ohlcv_1d", "time"),
+            ("indicators_1d", "time"),
+        ):
+            connection.execute(
+                f"DELETE FROM {table} WHERE {column} BETWEEN '2020-01-06Z' AND '2020-01-08Z'"
+            )
+
+    def amiss() -> tuple[list[date], list[date]]:
+        known = dict.fromkeys(TOY, days["day"])
+        upkeep = Upkeep(desk.store, asked, known)
+        return upkeep.holes("ohlcv_1d").to_list(), upkeep.due("means").to_list()
+
+    lost = [date(2020, 1, n) for n in (6, 7, 8)]
+    holes, due = amiss()
+    assert holes == lost
+    assert set(lost) <= set(due)
+    with desk.store.database.connection() as connection:
+        connection.execute(
+            "INSERT INTO dropped_days SELECT a, d, 3 FROM unnest('{ohlcv_1d,means}'::text[]) a,"
+            " unnest(%s::date[]) d",
+            [lost],
+        )
+    holes, due = amiss()
+    assert holes == []
+    assert not set(lost) & set(due)
+
+
+# -- summaries ------------------------------------------------------------------------------------
+
+ROLLUPS = {"ohlcv_5m_rollup": 300, "ohlcv_1h_rollup": 3600, "ohlcv_1d_rollup": 86400}
+
+
+def rollups(shop: Shop) -> dict[str, list[tuple[Any, ...]]]:
+    return {
+        name: shop.rows(
+            "SELECT symbol, time, available_at, open, high, low, close, volume"
+            f" FROM {name} ORDER BY symbol, time"
+        )
+        for name in ROLLUPS
+    }
+
+
+def expected(*parts: pl.DataFrame) -> dict[str, list[tuple[Any, ...]]]:
+    """The rollups of those minutes, bucket by bucket."""
+    frame = pl.concat(parts).sort("symbol", "time")
+    return {
+        name: frame.group_by(
+            "symbol", pl.col("time").dt.truncate(f"{seconds}s"), maintain_order=True
+        )
+        .agg(
+            pl.col("available_at").max(),
+            pl.col("open").first(),
+            pl.col("high").max(),
+            pl.col("low").min(),
+            pl.col("close").last(),
+            pl.col("volume").sum(),
+        )
+        .rows()
+        for name, seconds in ROLLUPS.items()
+    }
+
+
+def test_rollups_are_what_the_minutes_say(shop: Shop) -> None:
+    shop.link.execute("SET TIME ZONE 'Asia/Kolkata'")
+    old, new = minutes(("A", "B"), MONDAY, 3, 0.0), minutes(("A",), MONDAY + timedelta(1), 1, 5.0)
+    shop.write(MONDAY, "A", "B", days=3)
+    assert rollups(shop) == expected(old)
+    shop.maintain()
+    assert rollups(shop) == expected(old)
+    shop.write(MONDAY + timedelta(1), "A", add=5.0)  # a correction
+    shop.maintain()
+    kept = old.join(new, on=["symbol", "time"], how="anti")
+    assert rollups(shop) == expected(kept, new)
+
+
+@pytest.mark.parametrize("database", ["timescaledb"], indirect=True)
+@pytest.mark.timescaledb
+def test_a_refresh_never_erases_what_is_dropped(shop: Shop) -> None:
+    old = minutes(("A", "B"), MONDAY, 12, 0.0)
+    shop.write(MONDAY, "A", "B", days=12)
+    shop.maintain()
+    shop.age("ohlcv_1m", "1 year")
+    shop.run_jobs("policy_retention", "ohlcv_1m")
+    assert shop.one("SELECT count(*) FROM ohlcv_1m") == 0
+    # A backfill on both sides of it.
+    before, after = MONDAY - timedelta(days=14), MONDAY + timedelta(days=21)
+    shop.write(before, "A")
+    shop.write(after, "A")
+    shop.maintain()
+    around = minutes(("A",), before, 1, 0.0), minutes(("A",), after, 1, 0.0)
+    assert rollups(shop) == expected(old, *around)
+    # A newcomer's bars of a dropped day: the others' are not known any more, only their summary is.
+    shop.write(MONDAY, "C")
+    shop.maintain()
+    assert rollups(shop) == expected(old, *around)
+    # All of them again, and corrected: that is more than nothing.
+    shop.write(MONDAY, "A", "B", add=1.0)
+    shop.maintain()
+    again = minutes(("A", "B"), MONDAY, 1, 1.0), minutes(("C",), MONDAY, 1, 0.0)
+    rest = old.filter(pl.col("day") > MONDAY)
+    assert rollups(shop) == expected(rest, *around, *again)
+    # The policies' own windows lie within what is kept.
+    for name in ROLLUPS:
+        shop.run_jobs("policy_refresh_continuous_aggregate", name)
+    assert rollups(shop) == expected(rest, *around, *again)
+
+
+@pytest.mark.parametrize("database", ["timescaledb"], indirect=True)
+@pytest.mark.timescaledb
+def test_sentiment_outlives_its_scores(shop: Shop) -> None:
+    shop.link.execute(
+        "INSERT INTO sentiment_scores (document_id, time, available_at, availability_basis, symbol,"
+        " channel, source, sentiment, label, confidence, model, model_revision, computed_at,"
+        " run_id)"
+        " SELECT 'd' || t, t, t, 'observed', 'A', 'news', 'made', 0.5, 'neutral', 0.5, 'm', '1', t,"
+        " 'r' FROM generate_series('2024-01-08Z'::timestamptz, '2024-01-12 03:00Z', '1 hour') t"
+    )
+    shop.link.execute(
+        "INSERT INTO partition_ledger SELECT 'sentiment_scores', 'derived', available_at::date,"
+        " 'written', count(*), 1, nextval('content_revision'), 0, '1', 1, 'r'"
+        " FROM sentiment_scores GROUP BY available_at::date"
+    )
+    shop.maintain()
+    before = shop.rows("SELECT * FROM hourly_sentiment_summary ORDER BY 1")
+    assert len(before) == 100
+    shop.age("sentiment_scores", "2 years")
+    shop.run_jobs("policy_retention", "sentiment_scores")
+    shop.maintain()
+    assert shop.one("SELECT count(*) FROM sentiment_scores") == 0
+    assert shop.rows("SELECT * FROM hourly_sentiment_summary ORDER BY 1") == before
+    assert shop.one("SELECT count(*) FROM partition_ledger") == 0
+
+
+def test_trading_days_are_summed_up(shop: Shop) -> None:
+    if shop.one("SELECT to_regclass('trading.trades')") is None:
+        pytest.skip("there are no trades here")
+    order = shop.one(
+        "INSERT INTO trading.orders (symbol, side, order_type, quantity, status, broker)"
+        " VALUES ('A', 'buy', 'market', 9, 'pending', 'ibkr') RETURNING id"
+    )
+    for hour, symbol, pnl in (
+        (1, "A", 10), (2, "A", -4), (3, "A", None), (23, "A", 0), (24, "A", 5), (5, "B", None),
+    ):  # fmt: skip
+        shop.link.execute(
+            "INSERT INTO trading.trades (order_id, symbol, side, quantity, price, realized_pnl,"
+            " executed_at, broker) VALUES (%s, %s, 'sell', 1, 1, %s,"
+            " '2024-01-08Z'::timestamptz + %s * interval '1 hour', 'ibkr')",
+            [order, symbol, pnl, hour],
+        )
+    query = (
+        "SELECT time, symbol, trades, winning, losing, total_pnl::float, mean_pnl::float,"
+        " min_pnl::float, max_pnl::float FROM daily_trading_summary ORDER BY time, symbol"
+    )
+    monday = datetime(2024, 1, 8, tzinfo=UTC)
+    days = [
+        (monday, "A", 4, 1, 1, 6.0, 2.0, -4.0, 10.0),
+        (monday, "B", 1, 0, 0, None, None, None, None),
+        (monday + timedelta(days=1), "A", 1, 1, 0, 5.0, 5.0, 5.0, 5.0),
+    ]
+    assert shop.rows(query) == days
+    if shop.timescaledb:
+        shop.run_jobs("policy_refresh_continuous_aggregate", "daily_trading_summary")
+        shop.link.execute("UPDATE trading.trades SET realized_pnl = 7 WHERE symbol = 'B'")
+        shop.run_jobs("policy_refresh_continuous_aggregate", "daily_trading_summary")
+        assert shop.rows(query) == [days[0], (monday, "B", 1, 1, 0, 7.0, 7.0, 7.0, 7.0), days[2]]
