@@ -80,9 +80,10 @@ def features() -> Iterator[str]:
 def tables() -> Iterator[str]:
     """Every table with its columns, units and rules."""
     from feature_pipeline.features.catalogue import TABLES
+    from feature_pipeline.schemas import POSITION_RECONCILIATION
 
     yield "# Tables\n"
-    for table in TABLES.values():
+    for table in (*TABLES.values(), POSITION_RECONCILIATION):
         yield f"## {table.asset}\n"
         where = "" if table.table == table.asset else f" Rows lie in `{table.table}`."
         yield f"{table.description}{where}\n"
