@@ -9,6 +9,9 @@ RUN /opt/venv/bin/pip install --require-hashes -r requirements.lock
 # FinBERT's: docker build --build-arg TORCH=2.13.0 .
 ARG TORCH=
 RUN if [ -n "$TORCH" ]; then /opt/venv/bin/pip install "torch==$TORCH"; fi
+# Kubernetes' (docs/how-to/scale-out.md): docker build --build-arg EXTRAS=dagster-k8s==0.29.27 .
+ARG EXTRAS=
+RUN if [ -n "$EXTRAS" ]; then /opt/venv/bin/pip install $EXTRAS; fi
 COPY pyproject.toml README.md ./
 COPY feature_pipeline feature_pipeline
 RUN /opt/venv/bin/pip install --no-deps --no-build-isolation -e .
