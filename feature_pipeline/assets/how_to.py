@@ -40,7 +40,8 @@ _COMMANDS: dict[str, list[tuple[str, str]]] = {
     "features_1d": _catalogued("features_1d", "returns_20d"),
     "regime_predictions_1d": [_fill("regime_predictions_1d")],
     "state_vectors_1d": _catalogued("state_vectors_1d", "atr"),
-    **{name: [("What is there, and how large", "storage")] for name in _TRADING},
+    **{name: [] for name in _TRADING},
+    "position_reconciliation": [("Which days are compared", "storage")],
     "online_state_vectors": [
         ("What Redis says of a symbol", "show AAPL"),
         ("Publish everything again", "online rebuild"),

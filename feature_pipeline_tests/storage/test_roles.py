@@ -19,7 +19,7 @@ from feature_pipeline.features.catalogue import TABLES
 from feature_pipeline.resources import store
 from feature_pipeline.settings import Settings
 from feature_pipeline.stack.postgres import EmbeddedPostgres
-from feature_pipeline.storage import audit_log, migrations
+from feature_pipeline.storage import audit_log, migrations, usage
 from feature_pipeline.storage.database import Database
 from feature_pipeline.storage.migrations import ROLES, migrate
 from feature_pipeline_tests.assets.support import DERIVED, Graph, assert_equal
@@ -176,6 +176,8 @@ def test_the_graph_runs_as_the_writer_and_is_read_as_the_reader(database: Databa
         graph.source.world = world.but(bars=restated)
         graph.run(*days, assets=("ohlcv_1d", "indicators_1d"))
         assert graph.query("SELECT count(*) AS n FROM ohlcv_1d_history").item() > 0
+        sizes = usage.relations(graph.store.database, graph.store.tables)
+        assert sizes.filter(table="ohlcv_1d")["total"].item() > 0
         settings = Settings(database_url=users["writer"], reader_database_url=users["reader"])
         reader, written = store(settings, reading=True), graph.tables(TABLES, *days)
         assert urlsplit(users["reader"]).username in reader.database.address
