@@ -41,6 +41,10 @@ class QuarantineError(FeaturePipelineError):
     """A rejected row is not there, or cannot be accepted."""
 
 
+class ExportError(FeaturePipelineError):
+    """A directory cannot take an export, or not the one that was asked for."""
+
+
 class DatabaseError(FeaturePipelineError):
     """The database cannot be reached, refuses the credentials, or did not answer in time."""
 

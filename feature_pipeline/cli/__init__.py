@@ -11,7 +11,17 @@ from typing import Any
 
 import typer
 
-from feature_pipeline.cli import backfill, data, explain, features, model, quarantine, stack
+from feature_pipeline.cli import (
+    backfill,
+    backup,
+    data,
+    explain,
+    export,
+    features,
+    model,
+    quarantine,
+    stack,
+)
 from feature_pipeline.errors import FeaturePipelineError
 
 
@@ -46,6 +56,7 @@ app.command(rich_help_panel=START)(stack.doctor)
 app.command(rich_help_panel=LOOK)(data.show)
 app.command(rich_help_panel=LOOK)(data.get)
 app.command(rich_help_panel=LOOK)(explain.explain)
+app.command(rich_help_panel=LOOK)(export.export)
 app.add_typer(features.features, name="features", rich_help_panel=LOOK)
 app.command(rich_help_panel=LOOK)(stack.storage)
 app.command(rich_help_panel=LOOK)(stack.logs)
@@ -54,7 +65,9 @@ app.add_typer(quarantine.quarantine, name="quarantine", rich_help_panel=REPAIR)
 app.add_typer(data.online, name="online", rich_help_panel=REPAIR)
 app.add_typer(model.model, name="model", rich_help_panel=REPAIR)
 app.command(rich_help_panel=REPAIR)(stack.migrate)
-app.command(rich_help_panel=SERVERS)(stack.up)
+app.command(rich_help_panel=REPAIR)(backup.backup)
+app.command(rich_help_panel=REPAIR)(backup.restore)
 app.command(rich_help_panel=REPAIR)(stack.upkeep)
+app.command(rich_help_panel=SERVERS)(stack.up)
 app.command(rich_help_panel=SERVERS)(stack.down)
 app.command(rich_help_panel=SERVERS, context_settings=_ANYTHING)(stack.run)

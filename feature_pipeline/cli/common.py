@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -69,6 +69,19 @@ def moment(text: str, option: str) -> Asked | None:
     from feature_pipeline.serving.lookup import parse_moment
 
     return Asked(*parse_moment(text, option)) if text else None
+
+
+def days(start: str, end: str) -> tuple[date, date]:
+    """[start, end) of what a person wrote; an end that was left out is today.
+
+    Raises:
+        SettingsError: one of them is no day, or the end is before the start.
+    """
+    from feature_pipeline.partitions import parse_range
+    from feature_pipeline.schemas import GRID_START
+
+    today = datetime.now(UTC).date()
+    return parse_range(start or GRID_START.isoformat(), end or today.isoformat())
 
 
 def names(text: str) -> tuple[str, ...]:

@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from feature_pipeline.cli import complete
-from feature_pipeline.cli.common import Json, console, moment, opened, print_json
+from feature_pipeline.cli.common import Json, console, days, moment, opened, print_json
 from feature_pipeline.errors import FeatureError, OnlineError
 
 if TYPE_CHECKING:
-    from datetime import date
-
     import polars as pl
 
     from feature_pipeline.cli.common import Asked
@@ -145,32 +143,21 @@ def get(
     places = resolve_all(features)
     asked = (moment(as_of, "--as-of"), moment(as_known_at, "--as-known-at"))
     at = lookup.Moment.of(*(a.at if a else None for a in asked))
-    days = _days(start, end) if start or end else None
+    span = days(start, end) if start or end else None
     with opened(reading=True) as (current, held):
         scorer = default_resources(current)["scorer"]
         name = held.universe.resolve(symbol).id
-        if days:
-            rows = lookup.series(held, name, places, days, at, scorer)
+        if span:
+            rows = lookup.series(held, name, places, span, at, scorer)
         else:
             values = lookup.newest(held, name, places, at, scorer)
     about = {"symbol": name, "as_of": at.as_of, "as_known_at": at.known_at}
     if as_json:
-        print_json(about | ({"rows": rows.to_dicts()} if days else {"values": _values(values)}))
-    elif days:
+        print_json(about | ({"rows": rows.to_dicts()} if span else {"values": _values(values)}))
+    elif span:
         _print_series(about, asked, rows)
     else:
         _print_values(about, asked, values)
-
-
-def _days(start: str, end: str) -> tuple[date, date]:
-    """[start, end) of what a person wrote; an end that was left out is today."""
-    from datetime import UTC, datetime
-
-    from feature_pipeline.partitions import parse_range
-    from feature_pipeline.schemas import GRID_START
-
-    today = datetime.now(UTC).date()
-    return parse_range(start or GRID_START.isoformat(), end or today.isoformat())
 
 
 def _values(values: list[Value]) -> list[dict[str, Any]]:

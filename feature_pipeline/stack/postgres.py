@@ -221,17 +221,27 @@ def _unprivileged_user() -> tuple[int, int] | None:
     return entry.pw_uid, entry.pw_gid
 
 
-def _binaries(for_nobody: bool) -> Path:
-    """The folder of initdb and postgres; copied to where `nobody` can reach it if need be."""
+def wheel_binaries() -> Path:
+    """The folder of the wheel's programs: initdb, postgres, pg_dump, psql, ...
+
+    Raises:
+        StackError: the wheel is not installed.
+    """
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         raise StackError(
             f"the package {WHEEL} is not installed; install it, or set "
             "FEATURE_PIPELINE_DATABASE_URL"
         )
-    package = Path(next(iter(spec.submodule_search_locations)))
+    return Path(next(iter(spec.submodule_search_locations))) / INSTALLATION / "bin"
+
+
+def _binaries(for_nobody: bool) -> Path:
+    """The folder of initdb and postgres; copied to where `nobody` can reach it if need be."""
+    programs = wheel_binaries()
     if not for_nobody:
-        return package / INSTALLATION / "bin"
+        return programs
+    package = programs.parents[1]
     copy = ROOT_SIDE / "binaries" / importlib.metadata.version(WHEEL)
     if not copy.exists():
         _directory(copy.parent, 0o755, None)

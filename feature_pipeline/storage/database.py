@@ -143,6 +143,18 @@ def redact(url: str) -> str:
         return "postgresql://(unreadable)"
 
 
+def for_programs(url: str) -> tuple[str, str]:
+    """How libpq's programs are told where to go: a connection string without the password, for what
+    everybody can read, and the password.
+
+    Raises:
+        DatabaseError: the URL cannot be read.
+    """
+    said = conninfo.conninfo_to_dict(_Address.parse(url).conninfo("feature_pipeline_backup", 0))
+    password = str(said.pop("password", None) or "")
+    return conninfo.make_conninfo("", **said), password
+
+
 class _Connection(psycopg.Connection[Any]):
     """A connection that gives up on a server that does not answer.
 

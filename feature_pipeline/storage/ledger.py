@@ -80,6 +80,14 @@ class Ledger:
             " GROUP BY day ORDER BY day"
         )
 
+    def dropped_days(self, asset: str, start: date, end: date) -> pl.Series:
+        """The days in [start, end) that retention dropped, and that nobody has written since."""
+        return self._database.read_frame(
+            f"SELECT day FROM dropped_days d WHERE asset = {_text(asset)}"
+            f" AND day >= '{start}' AND day < '{end}' AND NOT EXISTS (SELECT FROM partition_ledger"
+            " l WHERE l.asset = d.asset AND l.day = d.day) ORDER BY day"
+        )["day"]
+
     def exceptions(self, asset: str, start: date, end: date) -> pl.DataFrame:
         """`source`, `day`, `symbol`, `status`, `reason` of what is known to be missing in
         [start, end)."""

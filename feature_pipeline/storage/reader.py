@@ -89,6 +89,21 @@ def newest_row(
     return f"SELECT * FROM ({rows}) t ORDER BY time DESC LIMIT 1"
 
 
+def extent(table: TableSchema, symbols: Sequence[str]) -> str:
+    """`symbol`, `first` and `last` time of a table's rows; two index probes per symbol."""
+    return (
+        sql.SQL(
+            "SELECT s.symbol, f.time AS first, l.time AS last FROM unnest({}::text[]) AS s (symbol)"
+            " CROSS JOIN LATERAL (SELECT time FROM {table} WHERE symbol = s.symbol"
+            " ORDER BY time LIMIT 1) f"
+            " CROSS JOIN LATERAL (SELECT time FROM {table} WHERE symbol = s.symbol"
+            " ORDER BY time DESC LIMIT 1) l"
+        )
+        .format(sql.Literal(list(symbols)), table=sql.Identifier(table.table))
+        .as_string(None)
+    )
+
+
 def newest(tables: Sequence[TableSchema], symbols: Sequence[str], as_of: datetime) -> str:
     """Each symbol's newest row of the first table available by `as_of`, the others joined to it.
 

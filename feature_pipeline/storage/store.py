@@ -431,6 +431,11 @@ class Store:
             )
         )
 
+    def extent(self, asset: str, symbols: Sequence[str]) -> pl.DataFrame:
+        """`symbol`, `first`, `last`: the times of the first and last row of instruments (ids) in a
+        table by bar; whoever has none is left out."""
+        return self.database.read_frame(reader.extent(self.tables[asset], symbols))
+
     def newest(self, timeframe: str, as_of: datetime | None = None) -> pl.DataFrame:
         """The newest state vector of each symbol with its features and regime, for publishing.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from feature_pipeline_tests.assets.conftest import (  # noqa: F401
     new_database,
     new_graph,
+    new_ran,
     ran,
     universe,
     world,

@@ -1,0 +1,183 @@
+"""Backup and restore: PostgreSQL's own pg_dump and pg_restore, found, and called as they must be.
+
+Here lives which of them fits a server, what TimescaleDB wants before and after, and what is
+refused. What is in a database is nothing to this module: all of it is dumped.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import psycopg
+
+from feature_pipeline.errors import StackError
+from feature_pipeline.stack.postgres import wheel_binaries
+from feature_pipeline.storage.database import Database, for_programs, redact
+
+_THERE = """
+    SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f')
+        AND n.nspname <> 'information_schema' AND n.nspname NOT LIKE 'pg\\_%'
+        AND NOT EXISTS (
+            SELECT FROM pg_depend d
+            WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'
+        )
+"""
+"""How many tables, views and sequences there are, those of extensions apart."""
+
+
+def backup(url: str, file: Path) -> int:
+    """Dump a database, in one consistent state, while it is read and written.
+
+    The file is written beside and renamed: a killed backup leaves none.
+
+    Args:
+        url: of the database.
+        file: which there is not yet; readable by nobody else.
+
+    Returns:
+        Its bytes.
+
+    Raises:
+        StackError: the file is there, there is no fitting pg_dump, or it fails.
+        DatabaseError: the database cannot be reached.
+    """
+    if file.exists():
+        raise StackError(f"{file} exists; name another file, or move it away")
+    tool = _tool("pg_dump", _major(url))
+    draft = file.with_name(f"{file.name}.new")
+    try:
+        _call([tool, "--format=custom", *_PLAIN, f"--file={draft}"], url)
+        draft.replace(file)
+    finally:
+        draft.unlink(missing_ok=True)
+    return file.stat().st_size
+
+
+def restore(url: str, file: Path) -> None:
+    """Fill an empty database from a backup, and bring it to the schema of this code.
+
+    On plain PostgreSQL it is one transaction: a killed restore leaves the database empty. With
+    TimescaleDB it cannot be: make the database anew.
+
+    Args:
+        url: of a database without tables.
+        file: of `backup`.
+
+    Raises:
+        StackError: there are tables, there is no such file, no fitting pg_restore, or it fails.
+        DatabaseError: the database cannot be reached.
+    """
+    from feature_pipeline.resources import prepare_database
+
+    if not file.is_file():
+        raise StackError(f"there is no file {file}; name one that `feature-pipeline backup` wrote")
+    tool = _tool("pg_restore", _major(url))
+    contents = _call([tool, "--list", file])
+    timescaledb = re.search(r"\bEXTENSION - timescaledb\b", contents) is not None
+    with Database(url) as database:
+        with database.connection() as connection:
+            found = connection.execute(_THERE).fetchone()
+        if found and found[0]:
+            raise StackError(
+                f"{redact(url)} is not empty: it has {found[0]} tables, views and sequences; name "
+                "a new database (of the embedded server: feature-pipeline down --delete, then "
+                "restore before up)"
+            )
+        if timescaledb:
+            _prepare(database)
+        whole = () if timescaledb else ("--single-transaction",)
+        _call([tool, *_PLAIN, "--exit-on-error", *whole, file], url)
+        if timescaledb:
+            _ask(database, "SELECT timescaledb_post_restore()")
+    prepare_database(url)
+    address, password = for_programs(url)
+    with psycopg.connect(address, password=password, autocommit=True) as connection:
+        connection.execute("ANALYZE")
+
+
+_PLAIN = ("--no-owner", "--no-privileges", "--no-password")
+"""Whose the tables are, and who may read them, is what `migrate` settles on each server."""
+
+
+def _prepare(database: Database) -> None:
+    try:
+        _ask(database, "CREATE EXTENSION IF NOT EXISTS timescaledb")
+    except psycopg.Error as error:
+        raise StackError(
+            "the backup is of a database with TimescaleDB, and this server has none: "
+            f"{str(error).splitlines()[0]}; restore it where TimescaleDB of the same version is"
+        ) from None
+    _ask(database, "SELECT timescaledb_pre_restore()")
+
+
+def _ask(database: Database, statement: str) -> None:
+    """On a connection of its own: TimescaleDB takes note of it when one begins."""
+    connection = database.dedicated()
+    try:
+        connection.execute(statement)  # type: ignore[call-overload]
+    finally:
+        connection.close()
+
+
+def _major(url: str) -> int:
+    with Database(url) as database, database.connection() as connection:
+        return connection.info.server_version // 10_000
+
+
+def _tool(name: str, major: int) -> Path:
+    """The program of the server's own version, or else of a newer one.
+
+    Of the same one if there is: what a newer one writes an older server may not take.
+
+    Raises:
+        StackError: there is none.
+    """
+    places = [shutil.which(name), f"/usr/lib/postgresql/{major}/bin/{name}"]
+    found: dict[int, Path] = {}
+    for path in (*(Path(place) for place in places if place), wheel_binaries() / name):
+        version = _version(path)
+        if version >= major:
+            found.setdefault(version, path)
+    if not found:
+        raise StackError(
+            f"there is no {name} for PostgreSQL {major}; install its client programs "
+            f"(on Debian: postgresql-client-{major})"
+        )
+    return found[min(found)]
+
+
+def _version(path: Path) -> int:
+    try:
+        said = subprocess.run([path, "--version"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return 0
+    number = re.search(r"\d+", said.stdout)
+    return int(number[0]) if number else 0
+
+
+def _call(command: Sequence[str | Path], url: str | None = None) -> str:
+    """What a program says on its standard output.
+
+    Raises:
+        StackError: it fails; in its own words.
+    """
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PG")}
+    words = [str(word) for word in command]
+    if url:
+        address, password = for_programs(url)
+        words.append(f"--dbname={address}")
+        environment["PGPASSWORD"] = password  # an argument could be read by everybody
+    done = subprocess.run(
+        words, env=environment, capture_output=True, text=True, check=False, umask=0o077
+    )
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if ": hint: " not in line] or ["no word"]
+        first = next((line for line in lines if "error: " in line), lines[-1])
+        raise StackError(f"{Path(words[0]).name} failed: {first.partition('error: ')[2] or first}")
+    return done.stdout

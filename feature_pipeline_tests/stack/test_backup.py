@@ -1,0 +1,267 @@
+"""Backup and restore, word by word as docs/how-to/backup.md has it: equal reads, and Redis anew."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shlex
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import polars as pl
+import psycopg
+import pytest
+import redis
+
+from feature_pipeline.errors import StackError
+from feature_pipeline.online.keys import SENTINEL
+from feature_pipeline.serving.lookup import Moment, series
+from feature_pipeline.serving.names import by_bar, every_name
+from feature_pipeline.stack import backup as room
+from feature_pipeline.storage.migrations import migrate
+from feature_pipeline.storage.usage import partitions
+from feature_pipeline_tests.assets.support import Graph
+from feature_pipeline_tests.assets.world import END, START, midnight
+from feature_pipeline_tests.cli.conftest import Shell, new_shell  # noqa: F401
+from feature_pipeline_tests.serving.conftest import (  # noqa: F401
+    new_database,
+    new_graph,
+    new_ran,
+    ran,
+    universe,
+    world,
+)
+
+PAGE = Path(__file__).parents[2] / "docs/how-to/backup.md"
+
+
+def blocks(language: str) -> list[list[str]]:
+    """The lines of the page's blocks of commands."""
+    found = re.findall(rf"```{language}\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
+    return [block.strip().splitlines() for block in found]
+
+
+@contextmanager
+def empty(server: str) -> Iterator[str]:
+    """A new database of a server."""
+    name = f"test_{secrets.token_hex(6)}"
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+        yield urlunsplit(urlsplit(server)._replace(path=f"/{name}"))
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def reads(graph: Graph) -> dict[str, pl.DataFrame]:
+    """Everything that can be read, now and at past moments, and what bookkeeping says."""
+    found = {asset: graph.store.read(asset) for asset in graph.store.tables}
+    places = [p for p in every_name() if p.asset in by_bar()][:12]
+    for as_of in (midnight(START), midnight(END)):
+        found[str(as_of)] = series(
+            graph.store, "AAA", places, (START, END), Moment(as_of), graph.scorer
+        )
+    moment = graph.query("SELECT max(superseded_at) AS t FROM ohlcv_1d_history")["t"][0]
+    found["known"] = graph.store.read("ohlcv_1d", as_known_at=moment or datetime.now(UTC))
+    for table in ("partition_ledger", "partition_exceptions", "quarantine", "ohlcv_1d_history"):
+        found[table] = graph.query(f"SELECT * FROM {table} t ORDER BY t::text")
+    return found
+
+
+def keys(url: str) -> dict[bytes, object]:
+    """What Redis holds, less the sentinel, which each rebuild names anew."""
+    with redis.Redis.from_url(url) as client:
+        return {
+            key: client.hgetall(key) if client.type(key) == b"hash" else client.get(key)
+            for key in client.scan_iter()
+            if key != SENTINEL.encode()
+        }
+
+
+def on(graph: Graph, url: str) -> Graph:
+    return replace(graph, url=url)
+
+
+@pytest.fixture(scope="module")
+def restated(new_ran, world) -> Iterator[Graph]:  # noqa: F811
+    """A graph with a correction in its history."""
+    with new_ran() as graph:
+        bar = (pl.col("symbol") == "AAA") & (pl.col("time") == midnight(END).replace(day=12))
+        graph.source.world = world.but(
+            bars=world.bars.with_columns(volume=pl.when(bar).then(1.0).otherwise("volume"))
+        )
+        graph.run(assets=["ohlcv_1d"])
+        yield graph
+
+
+def test_as_the_page_says(restated, new_shell, postgres_url, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.chdir(tmp_path)
+    (dump,), commands = blocks("sh")
+    assert commands == [
+        "feature-pipeline restore features.dump", "feature-pipeline online rebuild --force",
+    ]  # fmt: skip
+    shell: Shell = new_shell(restated)
+    shell.says("online", "rebuild", "--force")
+    redis_url = shell.variables["FEATURE_PIPELINE_REDIS_URL"]
+    held, served = reads(restated), keys(redis_url)
+    assert len(served) > 10
+    assert "features.dump: " in shell.says(*shlex.split(dump)[1:])
+    assert (tmp_path / "features.dump").stat().st_mode & 0o777 == 0o600
+    assert "features.dump exists" in shell.error(*shlex.split(dump)[1:])
+    assert "not empty" in shell.error(*shlex.split(commands[0])[1:])
+
+    with empty(postgres_url) as url:
+        again = on(restated, url)
+        new: Shell = new_shell(again)
+        # What was published after the backup is newer, and wrong.
+        with redis.Redis.from_url(redis_url) as client:
+            for key in client.scan_iter("features:*"):
+                client.hset(key, mapping={"revision": 10**12, "rsi_14": "50"})
+        assert keys(redis_url) != served
+        said = new.says(*shlex.split(commands[0])[1:])
+        rows = partitions(restated.store.database)["rows"].sum()
+        assert f"{rows:,} rows" in said
+        new.says(*shlex.split(commands[1])[1:])
+        found = reads(again)
+        assert found.keys() == held.keys()
+        for name, frame in held.items():
+            assert found[name].equals(frame), name
+        assert keys(redis_url) == served
+        # The restored database is one to work on: nothing is to be done, and a run can be.
+        assert again.pending("indicators_1d") == restated.pending("indicators_1d")
+        token = "SELECT last_value FROM fencing_token"
+        assert again.query(token).item() >= restated.query(token).item()
+        again.close()
+
+
+def test_by_hand(restated, postgres_url, tmp_path):
+    """The page's blocks of programs, in a shell, in their order; not those for TimescaleDB."""
+    dump, plain, _ = blocks("bash")
+    with empty(postgres_url) as url:
+        _by_hand([*dump, *plain], restated.url, url, tmp_path)
+        again = on(restated, url)
+        held, found = reads(restated), reads(again)
+        assert all(found[name].equals(frame) for name, frame in held.items())
+        again.close()
+
+
+def _by_hand(lines: list[str], source: str, target: str, folder: Path) -> None:
+    wheel = room.wheel_binaries()
+    major = room._major(source)
+    programs = wheel if room._version(wheel / "pg_dump") == major else room._tool("pg_dump", major)
+    variables = {
+        **os.environ, "DATABASE": source, "EMPTY": target,
+        "PATH": f"{programs if programs.is_dir() else programs.parent}:{os.environ['PATH']}",
+    }  # fmt: skip
+    script = "\n".join(line for line in lines if "feature-pipeline" not in line)
+    assert sum("feature-pipeline migrate" in line for line in lines) == 1
+    done = subprocess.run(
+        ["bash", "-euc", script], cwd=folder, env=variables, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    migrate(target)
+
+
+@pytest.mark.timescaledb
+def test_with_timescaledb(timescaledb_url, restated, tmp_path):
+    """The command, and the page's programs: hypertables, policies and compressed chunks as well."""
+    dump, _, hand = blocks("bash")
+    with empty(timescaledb_url) as source, empty(timescaledb_url) as first:
+        migrate(source)
+        graph = on(restated, source)
+        graph.run()
+        with graph.store.database.connection() as connection:
+            connection.execute("SELECT compress_chunk(c) FROM show_chunks('ohlcv_1d') c LIMIT 2")
+        held = reads(graph)
+        assert held["ohlcv_1d"].height > 1000
+        room.backup(source, tmp_path / "features.dump")
+        with pytest.raises(StackError, match="is not empty"):
+            room.restore(source, tmp_path / "features.dump")
+        room.restore(first, tmp_path / "features.dump")
+        with empty(timescaledb_url) as second:
+            (tmp_path / "features.dump").unlink()
+            _by_hand([*dump, *hand], source, second, tmp_path)
+            for url in (first, second):
+                again = on(graph, url)
+                found = reads(again)
+                for name, frame in held.items():
+                    assert found[name].equals(frame), name
+                for what in (_CHUNKS, _JOBS):
+                    assert again.query(what).equals(graph.query(what)), what
+                # And it can be written: not in TimescaleDB's restoring mode any more.
+                again.run(assets=["ohlcv_1d"])
+                again.close()
+        graph.close()
+
+
+_CHUNKS = (
+    "SELECT hypertable_name, range_start, is_compressed FROM timescaledb_information.chunks"
+    " ORDER BY 1, 2"
+)
+_JOBS = "SELECT proc_name, hypertable_name, config::text FROM timescaledb_information.jobs ORDER BY 1, 2, 3"  # noqa: E501
+
+
+# -- what is refused, what is cleaned up ----------------------------------------------------------
+
+
+def test_a_backup_that_fails_leaves_no_file(migrated_database_url, tmp_path, monkeypatch):
+    file = tmp_path / "features.dump"
+    monkeypatch.setattr(room, "_PLAIN", (*room._PLAIN, "--no-such-option"))
+    with pytest.raises(StackError, match=r"pg_dump failed: .*no-such-option"):
+        room.backup(migrated_database_url, file)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_no_backup_leaves_the_database_empty(database_url, tmp_path):
+    file = tmp_path / "features.dump"
+    with pytest.raises(StackError, match="there is no file"):
+        room.restore(database_url, file)
+    file.write_text("SELECT 1;")
+    with pytest.raises(StackError, match="pg_restore failed"):
+        room.restore(database_url, file)
+    with psycopg.connect(database_url) as connection:
+        assert connection.execute(room._THERE).fetchone() == (0,)
+
+
+def test_a_broken_backup_leaves_the_database_empty(migrated_database_url, database_url, tmp_path):
+    file = tmp_path / "features.dump"
+    room.backup(migrated_database_url, file)
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) * 9 // 10])
+    with pytest.raises(StackError, match="pg_restore failed"):
+        room.restore(database_url, file)
+    with psycopg.connect(database_url) as connection:
+        assert connection.execute(room._THERE).fetchone() == (0,)
+
+
+def test_the_program_of_the_servers_own_version_is_preferred(tmp_path, monkeypatch):
+    for number in (15, 18):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "pg_dump").write_text(f"#!/bin/sh\necho 'pg_dump (PostgreSQL) {number}.2'\n")
+        (folder / "pg_dump").chmod(0o755)
+    monkeypatch.setattr(room, "wheel_binaries", lambda: tmp_path / "18")
+    monkeypatch.setattr(shutil, "which", lambda name: str(tmp_path / "15" / name))
+    assert room._tool("pg_dump", 15).parent.name == "15"
+    assert room._tool("pg_dump", 18).parent.name == "18"
+    assert room._tool("pg_dump", 17).parent.name == "18"
+    with pytest.raises(StackError, match="postgresql-client-99"):
+        room._tool("pg_dump", 99)
+
+
+def test_the_password_is_no_argument(migrated_database_url, tmp_path, monkeypatch):
+    seen = []
+    original = subprocess.run
+    monkeypatch.setattr(
+        room.subprocess, "run", lambda words, **k: seen.append(words) or original(words, **k)
+    )
+    room.backup(migrated_database_url, tmp_path / "features.dump")
+    password = urlsplit(migrated_database_url).password
+    assert password
+    assert len(seen) >= 2
+    assert password not in str(seen)
