@@ -24,7 +24,10 @@ CREATE TABLE storage_policies (
     ),
     CONSTRAINT storage_policies_compress CHECK (compress_after > INTERVAL '0'),
     CONSTRAINT storage_policies_order CHECK (compress_after IS NULL OR order_by IS NOT NULL),
-    CONSTRAINT storage_policies_retention CHECK (retention >= 3 * chunk_interval)
+    -- The newest days are summarised again and again, and must not be dropped meanwhile.
+    CONSTRAINT storage_policies_retention CHECK (
+        retention >= 3 * chunk_interval AND retention >= INTERVAL '30 days'
+    )
 );
 COMMENT ON COLUMN storage_policies.relation IS 'a table that may not be there (yet)';
 COMMENT ON COLUMN storage_policies.compress_after IS 'age of a chunk''s newest row; null: never';

@@ -301,7 +301,8 @@ CREATE OR REPLACE FUNCTION summarisable(base text) RETURNS tstzmultirange LANGUA
 $$;
 
 -- Brings the ledger in line with retention, and the summaries with every day that was written since,
--- however old. A job of TimescaleDB calls it; so may the owner: CALL maintain_storage().
+-- however old; but for today, which real time adds, and the policies once its buckets are over. A
+-- job of TimescaleDB calls it; so may the owner: CALL maintain_storage().
 CREATE OR REPLACE PROCEDURE maintain_storage(job_id int DEFAULT NULL, config jsonb DEFAULT NULL)
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -310,6 +311,7 @@ DECLARE
     name   text;
     seen   bigint;
     newest bigint;
+    today  date := (now() AT TIME ZONE 'UTC')::date;
 BEGIN
     IF NOT pg_try_advisory_lock(hashtext('maintain_storage')) THEN
         RETURN;
@@ -332,7 +334,7 @@ BEGIN
                 (max(l.day) + 1)::timestamp AT TIME ZONE 'UTC' AS until
             FROM unnest(summarisable(root.base)) AS s (span)
             JOIN partition_ledger AS l ON s.span @> (l.day::timestamp AT TIME ZONE 'UTC')
-            WHERE l.asset = root.base AND l.revision > coalesce(seen, 0)
+            WHERE l.asset = root.base AND l.revision > coalesce(seen, 0) AND l.day < today
             GROUP BY s.span ORDER BY s.span
         LOOP
             FOREACH name IN ARRAY root.summaries LOOP

@@ -94,7 +94,11 @@ def test_storage_counts_what_is_there(shell, ran):
     }  # fmt: skip
     assert found["redis"]["complete"]
     assert found["dagster"]["total"] is not None
+    policies = {row["table"]: row for row in found["policies"]}
+    assert policies["documents"]["retention"] == "1 year"
+    assert policies["ohlcv_1d"]["retention"] is None
     text = shell.says("storage")
+    assert "plain PostgreSQL keeps all of it" in text
     assert "state_vectors_1d" in text
     assert "4 sv, 4 features" in text
 

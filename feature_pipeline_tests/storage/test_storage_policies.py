@@ -208,6 +208,33 @@ def test_policies_follow_the_table(shop: Shop, migrated_timescaledb_url: str) ->
     assert shop.rows(JOBS, "ohlcv_1m") == [("policy_retention", "3 mons 7 days")]
 
 
+@pytest.mark.parametrize("database", ["timescaledb"], indirect=True)
+@pytest.mark.timescaledb
+def test_a_day_rewritten_inside_a_compressed_chunk_is_compressed_again(shop: Shop) -> None:
+    whole, partly = 1, 9  # bits of the catalogue: compressed, and partly so
+    states = (
+        "SELECT array_agg(DISTINCT c.status) FROM _timescaledb_catalog.chunk c JOIN"
+        " _timescaledb_catalog.hypertable h ON h.id = c.hypertable_id"
+        " WHERE h.table_name = 'ohlcv_1m'"
+    )
+    shop.write(MONDAY, "A", "B", days=12)
+    shop.run_jobs("policy_compression", "ohlcv_1m")
+    assert shop.one(states) == [whole]
+    day = MONDAY + timedelta(days=1)
+    shop.write(day, "A", add=5.0)
+    assert shop.one(states) == [whole, partly]
+    before, after = minutes(("A", "B"), MONDAY, 12, 0.0), minutes(("A",), day, 1, 5.0)
+    assert rollups(shop) == expected(before.join(after, on=["symbol", "time"], how="anti"), after)
+    assert shop.one("SELECT count(*) FROM ohlcv_1m_history") == 120
+    shop.run_jobs("policy_compression", "ohlcv_1m")
+    assert shop.one(states) == [whole]
+    row = retention.policies(shop.database).row(
+        by_predicate=pl.col("table") == "ohlcv_1m", named=True
+    )
+    assert (row["chunks"], row["compressed"]) == (3, 1.0)
+    assert 0 < row["saved"] < 1
+
+
 # -- retention ------------------------------------------------------------------------------------
 
 
@@ -318,6 +345,11 @@ def test_rollups_are_what_the_minutes_say(shop: Shop) -> None:
     shop.maintain()
     kept = old.join(new, on=["symbol", "time"], how="anti")
     assert rollups(shop) == expected(kept, new)
+    today = datetime.now(UTC).date()  # nobody waits for a refresh
+    for symbols in (("A",), ("A", "B")):
+        shop.write(today, *symbols)
+        assert rollups(shop) == expected(kept, new, minutes(symbols, today, 1, 0.0))
+        shop.maintain()
 
 
 @pytest.mark.parametrize("database", ["timescaledb"], indirect=True)
