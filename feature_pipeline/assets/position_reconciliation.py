@@ -25,7 +25,8 @@ LIMIT = 0.01
 CODE_VERSION = "1"
 
 _OWNERS = ["team:trading"]
-_SHOWN = 20
+_TOLD = 100
+"""Rows that the check shows, and the asset; the table has all."""
 
 
 def _trading(key: str, what: str) -> dg.AssetSpec:
@@ -66,7 +67,7 @@ def positions_agree(rows: pl.DataFrame) -> Verdict:
     numbers = {"compared": rows.height, "apart": wrong.height, "unseen": unseen.height}
     said = []
     if wrong.height:
-        told = [_told(row) for row in wrong.head(_SHOWN).iter_rows(named=True)]
+        told = [_told(row) for row in wrong.head(_TOLD).iter_rows(named=True)]
         said.append(f"{many(wrong.height, 'position')} apart: {first_of(told, wrong.height)}")
     if unseen.height:
         brokers = sorted(set(unseen["unseen"].explode().drop_nulls())) or ["any broker"]
@@ -75,7 +76,7 @@ def positions_agree(rows: pl.DataFrame) -> Verdict:
             "there is no snapshot of that day"
         )
     names = ("time", "symbol", "position", "traded", "held")
-    shown = pl.concat([wrong, unseen]).head(_SHOWN).select(pl.col("time").dt.date(), *names[1:])
+    shown = pl.concat([wrong, unseen]).head(_TOLD).select(pl.col("time").dt.date(), *names[1:])
     return Verdict(
         not said,
         "; ".join(said) or f"{many(rows.height, 'position')} compared, none apart",
@@ -159,14 +160,14 @@ def _table(rows: pl.DataFrame) -> str:
         pl.max_horizontal("traded_difference", "held_difference"),
         "symbol",
         descending=[True, True, False],
-    ).head(_SHOWN)
+    ).head(_TOLD)
     lines = [
         "day | symbol | position | fills | brokers | apart",
         "--- | --- | --- | --- | --- | ---",
     ]
     lines += [_line(row) for row in newest.iter_rows(named=True)]
-    if rows.height > _SHOWN:
-        lines.append(f"\n{rows.height - _SHOWN} more")
+    if rows.height > _TOLD:
+        lines.append(f"\n{rows.height - _TOLD} more")
     return "\n".join(lines)
 
 

@@ -99,7 +99,7 @@ def _rows(database: Database, partition: str) -> int:
 def _export(database: Database, log: str, partition: str, path: Path) -> int:
     """Write a month to its file, whole or not at all; how many rows it has."""
     query = sql.SQL("SELECT {} FROM {} ORDER BY timestamp, id").format(
-        sql.SQL(COLUMNS[log]),  # type: ignore[arg-type]  # ours, and no input
+        sql.SQL(COLUMNS[log]),
         sql.Identifier("audit", partition),
     )
     frame = database.read_frame(query.as_string(None))

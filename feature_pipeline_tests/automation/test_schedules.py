@@ -756,7 +756,8 @@ def test_macro_of_an_outage_is_asked_for(runs):
 
 def test_the_definitions_hold_them_switched_off_and_described():
     schedules = {s.name: s for s in defs.schedules}
-    assert set(schedules) == {"bars_xnys", "news_and_reddit", "macro", "insiders", "warm_up_xnys"}
+    of_the_graph = {"bars_xnys", "news_and_reddit", "macro", "insiders", "warm_up_xnys"}
+    assert set(schedules) == of_the_graph | {"reconcile_positions"}
     for schedule in schedules.values():
         assert schedule.default_status == dg.DefaultScheduleStatus.STOPPED
         assert "Off until you switch it on" in schedule.description
