@@ -97,6 +97,10 @@ def test_each_role_may_what_it_is_for_and_nothing_else(database: Database) -> No
         link.execute("SELECT audit.make_partitions()")
         hypertables = link.execute("SELECT FROM pg_extension WHERE extname = 'timescaledb'")
         timescaledb = hypertables.fetchone() is not None
+        # Connecting and temporary tables are granted, not left to what everybody may.
+        name = urlsplit(url).path[1:]
+        link.execute(f'REVOKE ALL ON DATABASE "{name}" FROM PUBLIC')
+    assert migrate(url) == []
     with logins(url) as users:
         may = {
             "reader": (*READS, *SESSION),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -12,7 +13,9 @@ import polars as pl
 import psycopg
 import pytest
 from psycopg import errors
+from typer.testing import CliRunner
 
+from feature_pipeline.cli import app
 from feature_pipeline.storage import audit_log
 from feature_pipeline.storage.database import Database
 from feature_pipeline_tests.storage.test_migrations import relation
@@ -220,3 +223,30 @@ def test_nothing_is_taken_out_that_was_not_exported(
             audit_log.upkeep(database, file)
         assert "audit.system_events_2020_03" in partitions(connection)
         assert [a.rows for a in audit_log.upkeep(database, tmp_path).archived] == [2]
+
+
+def test_the_command_says_what_it_did(
+    migrated_database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FEATURE_PIPELINE_DATABASE_URL", migrated_database_url)
+    monkeypatch.setenv("FEATURE_PIPELINE_REDIS_URL", "redis://127.0.0.1:1/0")
+    monkeypatch.setenv("FEATURE_PIPELINE_HOME", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "200")
+    with psycopg.connect(migrated_database_url) as connection:
+        insert(connection, "audit.system_events", **EVENT, timestamp="2020-03-01Z")
+
+    def said(*words: str) -> str:
+        done = CliRunner().invoke(app, ["upkeep", *words])
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    assert "audit.system_events_2020_03: would be made" in said("--dry-run")
+    assert list(tmp_path.iterdir()) == []
+    done = json.loads(said("--json"))
+    path = tmp_path / "archive/system_events/month=2020-03/system_events.parquet"
+    assert done["made"] == ["audit.system_events_2020_03"]
+    assert done["archived"] == [
+        {"partition": "system_events_2020_03", "rows": 1, "path": str(path)}
+    ]
+    assert path.is_file()
+    assert "nothing to do" in said()
