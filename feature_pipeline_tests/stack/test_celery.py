@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -50,8 +49,8 @@ EXAMPLE = ROOT / "docs" / "examples" / "dagster-celery.yaml"
 ASSETS = ("ohlcv_1d", "corporate_actions", "indicators_1d", "regime_predictions_1d")
 DAYS_PER_RUN = 3
 LATER = END + timedelta(days=DAYS_PER_RUN)
-STARTED, FAILURE = dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.FAILURE
-SUCCESS, CANCELED = dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.CANCELED
+SUCCESS, FAILURE = dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE
+CANCELED = dg.DagsterRunStatus.CANCELED
 
 _HALF_DONE = """
 SELECT run_id FROM dagster.runs JOIN partition_ledger USING (run_id)
@@ -69,7 +68,7 @@ class Deployment:
     def __init__(self, place: Place, broker: str, home: Path) -> None:
         self.place, self.home = place, home
         self.port = processes.free_port()
-        self.children: dict[str, subprocess.Popen[bytes]] = {}
+        self.children: dict[str, subprocess.Popen[str]] = {}
         instance = yaml.safe_load(EXAMPLE.read_text())
         # In a test nobody wants to wait for half a minute.
         instance["run_launcher"]["config"]["worker_timeout_seconds"] = 6
@@ -96,18 +95,16 @@ class Deployment:
             worker = f"celery -A feature_pipeline.stack.worker worker -n {name} --concurrency 1"
             self._start(name, *worker.split(), "--without-mingle", "--without-gossip")
         module = "feature_pipeline_tests.stack.brisk_daemon"
-        self._start("daemon", sys.executable, "-m", module, str(self.port))
+        self._start("daemon", "python", "-m", module, str(self.port))
 
     def _start(self, name: str, program: str, *arguments: str) -> None:
-        with (self.home / f"{name}.log").open("wb") as log:
-            self.children[name] = subprocess.Popen(
-                [shutil.which(program, path=self.environment["PATH"]), *arguments],
-                env=self.environment,
-                cwd=ROOT,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        self.children[name] = processes.spawn(
+            [str(Path(sys.executable).with_name(program)), *arguments],
+            log=self.home / f"{name}.log",
+            cwd=ROOT,
+            env=self.environment,
+            death_signal=signal.SIGKILL,
+        )
 
     def kill(self, name: str) -> None:
         """The whole worker at once, as when its machine or its container goes."""
@@ -173,7 +170,7 @@ class Watch:
     def until_half_done(self, backfill: str) -> dg.DagsterRun:
         """Wait for such a run."""
         found: list[str | None] = []
-        until(lambda: found.append(self.half_done(backfill)) or found[-1], "no run starts", 60)
+        until(lambda: found.append(self.half_done(backfill)) or found[-1], "no run starts", 120)
         return self.instance.get_run_by_id(found[-1])
 
     def story(self, run: dg.DagsterRun) -> str:
@@ -216,7 +213,7 @@ def undisturbed(deployment, new_place, monkeypatch) -> Place:  # noqa: F811
 def watch(deployment, undisturbed, monkeypatch) -> Iterator[Watch]:
     for name, value in deployment.environment.items():
         monkeypatch.setenv(name, value)
-    until(lambda: not processes.is_free(deployment.port), "the code server does not listen")
+    until(lambda: not processes.is_free(deployment.port), "no code server listens", 90)
     with dg.DagsterInstance.get() as instance:
         made = Watch(instance, deployment)
         yield made
@@ -237,7 +234,7 @@ def test_a_backfill_survives_one_of_two_workers_and_a_run_is_cancelled(
     dead = watch.worker(killed)
     (alive,) = set(deployment.workers) - {dead}
     deployment.kill(dead)
-    until(lambda: watch.ended(backfill), "the backfill goes on", 120)
+    until(lambda: watch.ended(backfill), "the backfill goes on", 240)
 
     assert instance.get_backfill(backfill).status == BulkActionStatus.COMPLETED_SUCCESS
     assert_same_tables(of(deployment.place), of(undisturbed))
@@ -264,7 +261,7 @@ def test_a_backfill_survives_one_of_two_workers_and_a_run_is_cancelled(
     run = watch.until_half_done(backfill)
     assert launcher.check_run_worker_health(run).status == WorkerStatus.RUNNING
     assert instance.run_coordinator.cancel_run(run.run_id)
-    until(lambda: instance.get_run_by_id(run.run_id).status == CANCELED, "it goes on")
+    until(lambda: instance.get_run_by_id(run.run_id).status == CANCELED, "it goes on", 90)
     until(lambda: watch.ended(backfill), "the backfill goes on")
     assert [run.status for run in watch.runs(backfill)] == [CANCELED]
 
