@@ -70,5 +70,5 @@ def restore(
         print_json({"file": str(file), "rows": rows, "last": last, "seconds": took})
         return
     out = console()
-    out.print(f"{rows:,} rows, up to {last}, in {duration(took)}", soft_wrap=True)
+    out.print(f"{rows:,} rows, up to {last!s}, in {duration(took)}", soft_wrap=True)
     out.print("next: feature-pipeline online rebuild --force")

@@ -14,7 +14,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Self
@@ -74,6 +74,11 @@ class Part:
     def path(self) -> str:
         """Where it is under the directory: see `path_of`."""
         return path_of(self.symbol, self.month)
+
+    @property
+    def json(self) -> str:
+        """Its entry in the catalogue, on one line."""
+        return json.dumps(vars(self))
 
 
 def path_of(symbol: str, month: str) -> str:
@@ -153,7 +158,7 @@ class Dataset:
                 drafts.append((draft, part))
             self._trace("journal")
             with (self._metadata / _JOURNAL).open("a", encoding="utf-8") as journal:
-                journal.writelines(json.dumps(asdict(part)) + "\n" for _, part in drafts)
+                journal.writelines(part.json + "\n" for _, part in drafts)
                 _to_disk(journal)
             for draft, part in drafts:
                 self._trace("rename")
@@ -272,8 +277,7 @@ def _catalogue(about: Mapping[str, Any], parts: Mapping[str, Part]) -> Iterator[
     """The catalogue as JSON, a line per file: there may be many."""
     yield json.dumps({"format": FORMAT, **about}, indent=1).removesuffix("\n}") + ',\n "files": {'
     for number, path in enumerate(sorted(parts)):
-        entry = json.dumps(asdict(parts[path]))
-        yield f"{',' if number else ''}\n  {json.dumps(path)}: {entry}"
+        yield f"{',' if number else ''}\n  {json.dumps(path)}: {parts[path].json}"
     yield "\n }\n}\n"
 
 

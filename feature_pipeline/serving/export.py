@@ -245,7 +245,7 @@ def _part(question: Question, todo: Plan, facts: Mapping[str, Any]) -> Part:
         whole=facts["settled_at"] <= as_of and question.span(month)[1] <= question.reach,
         settled_at=facts["settled_at"].isoformat(),
         code_versions=held.code_versions,
-        shape=question.shape(month),
+        shape=held.shape,
         inputs=held.inputs,
     )
 

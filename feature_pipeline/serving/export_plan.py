@@ -77,6 +77,7 @@ class Question:
 class Month:
     """What the ledger says of a month's days: see `Part`; `rows` of all instruments together."""
 
+    shape: str
     inputs: str
     revision: int
     code_versions: Mapping[str, list[str]]
@@ -197,7 +198,8 @@ def _months(
     }
     return {
         month: Month(
-            inputs=_digest(question.shape(month), more or str(digest)),
+            shape=(shape := question.shape(month)),
+            inputs=_digest(shape, more or str(digest)),
             revision=revision,
             code_versions=said[month],
             rows=rows,

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from typing import LiteralString
 
 import psycopg
 
@@ -116,11 +117,11 @@ def _prepare(database: Database) -> None:
     _ask(database, "SELECT timescaledb_pre_restore()")
 
 
-def _ask(database: Database, statement: str) -> None:
+def _ask(database: Database, statement: LiteralString) -> None:
     """On a connection of its own: TimescaleDB takes note of it when one begins."""
     connection = database.dedicated()
     try:
-        connection.execute(statement)  # type: ignore[call-overload]
+        connection.execute(statement)
     finally:
         connection.close()
 
