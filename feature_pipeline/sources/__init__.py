@@ -13,12 +13,15 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
-from typing import Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import polars as pl
 
 from feature_pipeline.schemas import Fetched
 from feature_pipeline.universe import Instrument
+
+if TYPE_CHECKING:
+    from feature_pipeline.sources.http import Limits
 
 Channel = Literal["news", "reddit"]
 
@@ -151,15 +154,13 @@ class Paced(Protocol):
     """A provider that is asked over the network at a pace of ours. Optional: of one that says none,
     an estimate counts no time for asking."""
 
-    @property
-    def seconds_per_call(self) -> float:
-        """From one request to the next, where many are made."""
-        ...
+    limits: Limits
+    """Its pace, and our patience."""
 
 
 def seconds_per_call(source: object) -> float:
     """What a request takes at the provider's pace; nothing where it has none."""
-    return source.seconds_per_call if isinstance(source, Paced) else 0.0
+    return source.limits.seconds_per_call if isinstance(source, Paced) else 0.0
 
 
 def calls_of(

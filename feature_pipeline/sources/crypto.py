@@ -96,16 +96,12 @@ class CryptoSource:
     ) -> None:
         self.name = exchange
         self._exchange = EXCHANGES[exchange]
-        self._politeness = Politeness(exchange, limits or self._exchange.limits)
+        self.limits = limits or self._exchange.limits
+        self._politeness = Politeness(exchange, self.limits)
         self._base_url = base_url
         self._clock = clock
         self._made: Any = None
         self._making = threading.Lock()
-
-    @property
-    def seconds_per_call(self) -> float:
-        """See `Paced`."""
-        return self._politeness.limits.seconds_per_call
 
     def calls(self, kind: Kind, instruments: Sequence[Instrument], start: date, end: date) -> int:
         """The markets, and the pages of daily bars of each instrument."""

@@ -87,14 +87,10 @@ class DukascopySource:
         url: str = URL,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
+        self.limits = limits
         self._session = PoliteSession(Politeness(self.name, limits))
         self._url = url
         self._clock = clock
-
-    @property
-    def seconds_per_call(self) -> float:
-        """See `Paced`."""
-        return self._session.politeness.limits.seconds_per_call
 
     def calls(self, kind: Kind, instruments: Sequence[Instrument], start: date, end: date) -> int:
         """Daily bars of a whole life fit into one answer, one for each side; one more for each

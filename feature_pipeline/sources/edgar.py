@@ -95,13 +95,9 @@ class EdgarSource:
         self._data = data.rstrip("/")
         self._archives = archives.rstrip("/")
         self._clock = clock
+        self.limits = limits
         self._session = PoliteSession(Politeness(self.name, limits))
         self._session.headers.update({"User-Agent": contact, "Accept-Encoding": "gzip, deflate"})
-
-    @property
-    def seconds_per_call(self) -> float:
-        """See `Paced`."""
-        return self._session.politeness.limits.seconds_per_call
 
     def calls(
         self,

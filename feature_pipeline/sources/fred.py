@@ -125,14 +125,9 @@ class FredSource:
         self._catalogue = catalogue
         self._key = key
         self._root_url = root_url.rstrip("/")
-        self._limits = limits
+        self.limits = limits
         self._clock = clock
         self._held: Fred | None = None
-
-    @property
-    def seconds_per_call(self) -> float:
-        """See `Paced`."""
-        return self._limits.seconds_per_call
 
     def calls(
         self,
@@ -253,7 +248,7 @@ class FredSource:
     def _fred(self) -> Fred:
         """The client; made when it is first needed, for it brings pandas along."""
         if self._held is None:
-            session = PoliteSession(Politeness(self.name, self._limits))
+            session = PoliteSession(Politeness(self.name, self.limits))
             self._held = _client(self._key, self._root_url, session)
         return self._held
 

@@ -21,6 +21,7 @@ from feature_pipeline_tests.providers.news import QUICK, Story, atom, feed, rss
 from feature_pipeline_tests.providers.server import (
     Answer,
     ProviderServer,
+    Request,
     bad_gzip,
     broken,
     dripping,
@@ -110,6 +111,23 @@ def test_an_entry_is_a_document(provider_server: ProviderServer, kind) -> None: 
     assert (row["time"], row["available_at"]) == (ago(hours=1), NOW)
     assert (row["symbols"], row["source"], row["channel"]) == (["AAPL"], "feeds", "news")
     assert row["availability_basis"] == "observed"
+
+
+def test_nothing_was_seen_before_the_asking_was_over(provider_server: ProviderServer) -> None:
+    """Five hundred tickers take minutes, and publishers do not wait."""
+    story, over = Story("new", "Apple rises meanwhile", ago(minutes=-2)), ago(minutes=-4)
+    clock = [NOW]
+
+    def slowly(_: Request) -> Answer:
+        clock[0] = over
+        return feed(rss([story]))
+
+    provider_server.routes["/all"] = slowly
+    source = FeedSource([f"{provider_server.url}/all"], limits=QUICK, clock=lambda: clock[0])
+    rows = fetch(source).frame
+    assert rows.select("time", "available_at", "availability_basis").rows() == [
+        (story.at, over, "observed")
+    ]
 
 
 def test_what_is_old_is_assumed_to_have_been_shown_shortly_after(

@@ -51,12 +51,11 @@ def press(provider_server: ProviderServer) -> Press:
 
 @pytest.fixture(params=[GNewsSource, NewsApiSource])
 def make(request: pytest.FixtureRequest, provider_server: ProviderServer) -> Make:
-    """Makes the provider, with `plan`, `limits` or `key` of its own."""
+    """Makes the provider, with `plan`, `limits`, `clock` or `key` of its own."""
 
-    def source(key: str = KEY, limits: Limits = QUICK, **more: Any) -> SearchSource:
-        made: SearchSource = request.param(
-            key, url=provider_server.url, limits=limits, clock=lambda: NOW, **more
-        )
+    def source(key: str = KEY, **more: Any) -> SearchSource:
+        usual = {"limits": QUICK, "clock": lambda: NOW}
+        made: SearchSource = request.param(key, url=provider_server.url, **(usual | more))
         return made
 
     source.plan = PLANS[request.param]  # type: ignore[attr-defined]
@@ -105,6 +104,15 @@ def test_an_article_is_a_document(
         '"Apple" OR "AAPL"',
         '"Microsoft" OR "MSFT"',
     ]
+
+
+def test_nothing_was_seen_before_the_asking_was_over(
+    make: Make, press: Press, provider_server: ProviderServer
+) -> None:
+    press.stories = [Story("x", "Apple rises", ago(hours=26))]
+    moments = iter([NOW, NOW + timedelta(minutes=4)])
+    source = make(clock=lambda: next(moments))
+    assert fetch(source).frame["available_at"].to_list() == [NOW + timedelta(minutes=4)]
 
 
 def test_a_plan_that_is_late_is_late_in_the_rows(make: Make, press: Press) -> None:

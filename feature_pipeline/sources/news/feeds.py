@@ -96,7 +96,7 @@ class FeedSource:
         cpu_seconds: float = CPU_SECONDS,
     ) -> None:
         self._feeds = tuple(feeds) or FEEDS
-        self._limits = limits
+        self.limits = limits
         self._clock = clock
         self._cpu_seconds = cpu_seconds
 
@@ -104,7 +104,7 @@ class FeedSource:
     def _sessions(self) -> Mapping[str, PoliteSession]:
         """Host -> its session: one that wants to be left alone keeps nobody else waiting."""
         hosts = frozenset(_host(feed) for feed in self._feeds)
-        return {host: _FeedSession(Politeness(self.name, self._limits), hosts) for host in hosts}
+        return {host: _FeedSession(Politeness(self.name, self.limits), hosts) for host in hosts}
 
     def documents(
         self, channel: Channel, instruments: Sequence[Instrument], start: date, end: date
@@ -125,14 +125,10 @@ class FeedSource:
         entries, failures = self._ask(questions)
         if failures and len(failures) == len(questions):
             raise SourceError(next(iter(failures.values())))
+        now = self._clock()  # asking takes minutes: nothing was seen before its end
         frame = as_documents(self.name, _articles(entries, now), instruments, (start, end), now)
         failed = dict.fromkeys(asked, amiss) if amiss else _untold(questions, failures, asked)
         return Fetched(frame, failed, asked)
-
-    @property
-    def seconds_per_call(self) -> float:
-        """See `Paced`."""
-        return self._limits.seconds_per_call
 
     def calls(self, kind: Kind, instruments: Sequence[Instrument], start: date, end: date) -> int:  # noqa: ARG002
         """See `Metered.calls`."""

@@ -94,12 +94,12 @@ class SearchSource:
         self._key = key
         self._url = (url or self.url).rstrip("/")
         self._plan = plan or self.free
-        self._limits = limits
+        self.limits = limits
         self._clock = clock
 
     @cached_property
     def _session(self) -> PoliteSession:
-        session = PoliteSession(Politeness(self.name, self._limits))
+        session = PoliteSession(Politeness(self.name, self.limits))
         session.headers["X-Api-Key"] = self._key
         session.headers["Accept"] = "application/json"
         return session
@@ -124,13 +124,9 @@ class SearchSource:
             empty = documents("news").empty()
             return Fetched(empty, dict.fromkeys(asked, amiss) if amiss else {}, asked)
         found, failed = self._ask_all(instruments, span)
+        now = self._clock()  # asking takes minutes: nothing was seen before its end
         frame = as_documents(self.name, found, instruments, (start, end), now, self._plan.delay)
         return Fetched(frame, dict.fromkeys(asked, amiss) if amiss else failed, asked)
-
-    @property
-    def seconds_per_call(self) -> float:
-        """See `Paced`."""
-        return self._limits.seconds_per_call
 
     def calls(self, kind: Kind, instruments: Sequence[Instrument], start: date, end: date) -> int:
         """See `Metered.calls`: at most."""

@@ -108,6 +108,7 @@ class RedditSource:
         limits: Limits = LIMITS,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
+        self.limits = limits
         self._open = lambda: client(client_id, client_secret, reddit_url, oauth_url, limits)
         self._subreddits = tuple(subreddits) or SUBREDDITS
         self._clock = clock

@@ -87,16 +87,12 @@ class YahooSource:
         base_url: str | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
+        self.limits = limits
         self._politeness = Politeness(self.name, limits)
         self._base_url = base_url
         self._clock = clock
         self._made: ChartClient | None = None
         self._making = threading.Lock()
-
-    @property
-    def seconds_per_call(self) -> float:
-        """See `Paced`."""
-        return self._politeness.limits.seconds_per_call
 
     def calls(self, kind: Kind, instruments: Sequence[Instrument], start: date, end: date) -> int:
         """One request per instrument that was listed in `[start, end)`."""
