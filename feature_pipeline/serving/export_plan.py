@@ -137,8 +137,12 @@ def plan(
     wanted = set(asked.iter_rows())
     found: dict[str, list[str]] = {n: [] for n in ("unchanged", "kept", "others", "empty")}
     right: list[tuple[str, str]] = []
+    symbols = frozenset(question.symbols)
     for path, part in parts.items():
         key = (part.symbol, part.month)
+        if part.symbol not in symbols:
+            found["others"].append(path)
+            continue
         kind = _judge(part, question, months.get(part.month), key in wanted, part.month in dropped)
         if kind:
             found[kind].append(path)
@@ -156,7 +160,7 @@ def plan(
 def _judge(part: Part, question: Question, month: Month | None, wanted: bool, dropped: bool) -> str:
     """Which list of a plan a file belongs to; none, if it is to be read again."""
     first, after = question.span(part.month)
-    if part.symbol not in question.symbols or first >= min(after, question.reach):
+    if first >= min(after, question.reach):
         return "others"
     as_of = question.moment.as_of
     settled = datetime.fromisoformat(part.settled_at) <= as_of
