@@ -296,7 +296,8 @@ def _print_storage(found: dict[str, Any]) -> None:
     out.print(
         grid(
             [
-                {"table": row["table"], "kind": row["kind"], "rows": row["rows"]}
+                {"table": row["table"], "kind": row["kind"]}
+                | {"rows": "" if row["rows"] is None else row["rows"]}
                 | {name: size(row[name]) for name in sizes}
                 for row in found["tables"]
             ]

@@ -188,6 +188,8 @@ def _database(stack: Stack) -> Generator[Finding, None, bool]:
             fix = "update TimescaleDB to 2.28.3 or later: earlier ones can delete wrong rows"
         yield Finding(not fix, "postgres", f"{where}: {version}, {_as_whom(connection)}", fix)
         yield from _tables(stack, connection)
+        if extension:
+            yield jobs(connection)
     yield from _others(stack)
     return True
 
@@ -226,6 +228,25 @@ def _others(stack: Stack) -> Iterator[Finding]:
         if name == "reader" and "(reader)" not in said:
             fix = "name a user that has feature_pipeline_reader alone"
         yield Finding(True, what, f"{redact(url)}: {said}", fix)
+
+
+def jobs(connection: psycopg.Connection[Any]) -> Finding:
+    """Whether compression, retention and summaries are kept up in the background."""
+    every, failed, why = connection.execute(
+        "SELECT count(*), count(*) FILTER (WHERE s.last_run_status = 'Failed'),"
+        " (SELECT err_message FROM timescaledb_information.job_errors WHERE job_id >= 1000"
+        " ORDER BY start_time DESC LIMIT 1)"
+        " FROM timescaledb_information.jobs j"
+        " LEFT JOIN timescaledb_information.job_stats s USING (job_id)"
+        " WHERE job_id >= 1000"  # below are those of the extension itself
+    ).fetchone() or (0, 0, None)
+    if not failed:
+        return Finding(True, "jobs", f"{every} of TimescaleDB's, none of which failed last")
+    said = f"{failed} of {every} of TimescaleDB's failed last" + (f": {why}" if why else "")
+    return Finding(
+        False, "jobs", said, "see timescaledb_information.job_errors; nothing is compressed, "
+        "dropped or summarised meanwhile (docs/how-to/timescaledb.md)",
+    )  # fmt: skip
 
 
 def _tables(stack: Stack, connection: object) -> Iterator[Finding]:

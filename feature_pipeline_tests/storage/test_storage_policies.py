@@ -13,6 +13,7 @@ import psycopg
 import pytest
 
 from feature_pipeline.schemas import ohlcv
+from feature_pipeline.stack import doctor
 from feature_pipeline.storage import migrations, retention
 from feature_pipeline.storage.changes import Batch, Writing
 from feature_pipeline.storage.database import Database
@@ -233,6 +234,24 @@ def test_a_day_rewritten_inside_a_compressed_chunk_is_compressed_again(shop: Sho
     )
     assert (row["chunks"], row["compressed"]) == (3, 1.0)
     assert 0 < row["saved"] < 1
+
+
+@pytest.mark.parametrize("database", ["timescaledb"], indirect=True)
+@pytest.mark.timescaledb
+def test_the_doctor_notices_jobs_that_fail(shop: Shop) -> None:
+    assert doctor.jobs(shop.link).right
+    job = shop.one(
+        "SELECT job_id FROM timescaledb_information.jobs"
+        " WHERE proc_name = 'policy_retention' AND hypertable_name = 'documents'"
+    )
+    shop.link.execute(
+        "INSERT INTO _timescaledb_internal.bgw_job_stat VALUES (%s, now(), now(), now(),"
+        " '-infinity', false, 1, '1s', '1s', 0, 1, 0, 1, 0)",
+        [job],
+    )
+    found = doctor.jobs(shop.link)
+    assert not found.right
+    assert "1 of" in found.found
 
 
 # -- retention ------------------------------------------------------------------------------------
