@@ -41,10 +41,10 @@ _ended: dict[str, threading.Event] = {}
 def _watch_run(task_id: str, kwargs: dict[str, Any], **_: Any) -> None:
     """Interrupt the run when it is cancelled, or when Dagster has given it up."""
     (packed,) = kwargs.values()
-    run_id = unpack_value(packed).run_id
+    told: Any = unpack_value(packed)
     _ended[task_id] = ended = threading.Event()
     threading.Thread(
-        target=_interrupt_when_over, args=(run_id, ended), name="cancel", daemon=True
+        target=_interrupt_when_over, args=(told.run_id, ended), name="cancel", daemon=True
     ).start()
 
 
