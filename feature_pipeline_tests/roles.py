@@ -29,8 +29,10 @@ def logins(url: str) -> Iterator[dict[str, str]]:
             password = secrets.token_hex(8)
             link.execute(f"CREATE ROLE {user} LOGIN PASSWORD '{password}' IN ROLE {role}")
             found[name] = as_user(url, user, password)
-        yield found
-        for address in found.values():
-            user = urlsplit(address).username
-            link.execute(f"DROP OWNED BY {user}")
-            link.execute(f"DROP ROLE {user}")
+        try:
+            yield found
+        finally:
+            for address in found.values():
+                user = urlsplit(address).username
+                link.execute(f"DROP OWNED BY {user}")
+                link.execute(f"DROP ROLE {user}")
