@@ -12,14 +12,9 @@ from email.utils import format_datetime
 from typing import Any
 from xml.sax.saxutils import escape
 
-from feature_pipeline.sources.http import Limits
 from feature_pipeline_tests.providers.server import Answer, Handler, Request
 
 KEY = "canary-news-key"
-
-QUICK = Limits(
-    requests=1000, seconds=0.1, attempts=2, wait_s=0.5, deadline_s=3.0, max_bytes=4 << 20
-)
 
 
 @dataclass(frozen=True)

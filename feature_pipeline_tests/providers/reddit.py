@@ -11,19 +11,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from feature_pipeline.sources.http import Limits
 from feature_pipeline.sources.reddit import RedditSource
-from feature_pipeline_tests.providers.server import Answer, Handler, ProviderServer, Request
+from feature_pipeline_tests.providers.server import QUICK, Answer, Handler, ProviderServer, Request
 
 CLIENT_ID = "the-client-id"
 CLIENT_SECRET = "canary-reddit-secret"
 TOKEN = "canary-reddit-token"
 AUTHOR = "canary-author"
 MOST_LISTED = 1000
-
-QUICK = Limits(requests=1000, seconds=0.1, attempts=2, wait_s=3.0, deadline_s=10.0)
-IMPATIENT = Limits(requests=1000, seconds=0.1, attempts=2, wait_s=0.3, deadline_s=1.0)
-"""For a server that does not answer."""
 
 
 @dataclass

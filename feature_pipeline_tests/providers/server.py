@@ -8,10 +8,20 @@ import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+from feature_pipeline.sources.http import Limits
+
+QUICK = Limits(
+    requests=1000, seconds=0.1, attempts=2, wait_s=5.0, deadline_s=20.0, max_bytes=4 << 20
+)
+"""Of a provider that is here. Nobody waits for it, but where the machine is busy."""
+
+IMPATIENT = replace(QUICK, wait_s=0.3, deadline_s=4.0)
+"""Of one that is silent, or slow."""
 
 
 @dataclass(frozen=True)

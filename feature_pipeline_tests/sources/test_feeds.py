@@ -16,45 +16,23 @@ from feature_pipeline.sources.http import Limits
 from feature_pipeline.sources.news.articles import LAG
 from feature_pipeline.sources.news.feeds import FEEDS, FeedSource
 from feature_pipeline.sources.news.reading import Reader
-from feature_pipeline.universe import Universe
-from feature_pipeline_tests.providers.news import QUICK, Story, atom, feed, rss
+from feature_pipeline_tests.providers import server as faults
+from feature_pipeline_tests.providers.news import Story, atom, feed, rss
 from feature_pipeline_tests.providers.server import (
+    IMPATIENT,
+    QUICK,
     Answer,
     ProviderServer,
     Request,
-    bad_gzip,
-    broken,
-    dripping,
-    html,
-    hung_up,
-    silent,
-    too_many,
 )
-
-NOW = datetime(2026, 3, 10, 15, 0, tzinfo=UTC)
-TODAY = (date(2026, 3, 10), date(2026, 3, 11))
-WEEK = (date(2026, 3, 4), date(2026, 3, 11))
-_UNIVERSE = Universe.parse(
-    "benchmark: AAPL\ninstruments:\n"
-    + "".join(
-        f"""
-  - id: {symbol}
-    name: {name}
-    asset_class: equity
-    calendar: XNYS
-    sector: s
-    source: {{bars: sample, news: [feeds, gnews, newsapi]}}
-    symbols: [{{symbol: {symbol}, from: 2000-01-03}}]
-    membership: [{{from: 2000-01-03}}]
-"""
-        for symbol, name in (("AAPL", "Apple"), ("MSFT", "Microsoft"))
-    )
+from feature_pipeline_tests.sources.documents_support import (
+    INSTRUMENTS,
+    NOW,
+    TODAY,
+    WEEK,
+    ago,
+    titles,
 )
-INSTRUMENTS = _UNIVERSE.instruments
-
-
-def ago(**span: float) -> datetime:
-    return NOW - timedelta(**span)
 
 
 def made(
@@ -70,10 +48,6 @@ def serve(server: ProviderServer, path: str, body: str | bytes) -> None:
 
 def fetch(source: FeedSource, days: tuple[date, date] = TODAY) -> Fetched:
     return source.documents("news", INSTRUMENTS, *days)
-
-
-def titles(answer: Fetched) -> list[str]:
-    return sorted(answer.frame["title"].to_list())
 
 
 ONE = Story("one", "Apple &amp; friends <b>rise</b>", ago(hours=1))
@@ -220,7 +194,9 @@ def test_a_range_that_feeds_do_not_reach_is_not_known(provider_server: ProviderS
 # -- faults ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fault", [too_many("0"), broken(), hung_up(), bad_gzip()])
+@pytest.mark.parametrize(
+    "fault", [faults.too_many("0"), faults.broken(), faults.hung_up(), faults.bad_gzip()]
+)
 def test_a_passing_fault_is_asked_again(provider_server: ProviderServer, fault: Answer) -> None:
     serve(provider_server, "/all", rss([ONE]))
     provider_server.fail(fault)
@@ -230,12 +206,12 @@ def test_a_passing_fault_is_asked_again(provider_server: ProviderServer, fault: 
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
-        (broken(), "answered 500"),
-        (hung_up(), "broke off"),
-        (bad_gzip(), "cannot be unpacked"),
-        (silent(), "did not answer in time"),
-        (dripping(), "did not answer in time"),
-        (html(), "no feed"),
+        (faults.broken(), "answered 500"),
+        (faults.hung_up(), "broke off"),
+        (faults.bad_gzip(), "cannot be unpacked"),
+        (faults.silent(), "did not answer in time"),
+        (faults.dripping(), "did not answer in time"),
+        (faults.html(), "no feed"),
         (Answer(404), "answered 404"),
         (Answer(200, b""), "no feed"),
         (Answer(200, b'{"items": []}'), "no feed"),
@@ -253,22 +229,21 @@ def test_a_lasting_fault_costs_its_feed(
     serve(provider_server, "/all", rss([ONE]))
     serve(provider_server, "/of/MSFT", rss([Story("y", "A deal", ago(hours=1))]))
     provider_server.routes["/of/AAPL"] = provider_server.routes["/broken"] = lambda _: fault
-    limits = Limits(**{**vars(QUICK), "wait_s": 0.2, "deadline_s": 1.5})
     with caplog.at_level(logging.WARNING):
-        answer = fetch(made(provider_server, "/of/{ticker}?key=canary", "/all", limits=limits))
+        answer = fetch(made(provider_server, "/of/{ticker}?key=canary", "/all", limits=IMPATIENT))
     assert set(answer.failed) == {"AAPL"}
     assert words in answer.failed["AAPL"]
     assert titles(answer) == ["A deal", "Apple & friends rise"]
     assert "canary" not in answer.failed["AAPL"] + caplog.text
     # Alone, there is nothing else to tell.
     with pytest.raises(SourceError, match=words):
-        fetch(made(provider_server, "/broken", limits=limits))
+        fetch(made(provider_server, "/broken", limits=IMPATIENT))
 
 
 def test_a_host_that_wants_to_be_left_alone_is_and_no_other(
     provider_server: ProviderServer,
 ) -> None:
-    provider_server.routes["/"] = lambda _: too_many("3600")
+    provider_server.routes["/"] = lambda _: faults.too_many("3600")
     with ProviderServer({"/": lambda _: feed(rss([ONE]))}) as other:
         there = other.url.replace("127.0.0.1", "localhost") + "/all"
         answer = fetch(made(provider_server, "/of/{ticker}", there))

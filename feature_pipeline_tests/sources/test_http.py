@@ -20,18 +20,8 @@ import requests
 
 from feature_pipeline.errors import SourceError
 from feature_pipeline.sources.http import AGAIN, Limits, Politeness, PoliteSession, _retry_after
-from feature_pipeline_tests.providers.server import (
-    Answer,
-    ProviderServer,
-    bad_gzip,
-    broken,
-    dripping,
-    html,
-    hung_up,
-    silent,
-    too_many,
-    truncated,
-)
+from feature_pipeline_tests.providers import server as faults
+from feature_pipeline_tests.providers.server import Answer, ProviderServer
 
 SECRET = "s3cret-key"
 QUICK = Limits(requests=1000, seconds=1, attempts=3, wait_s=0.3, deadline_s=5, max_bytes=100_000)
@@ -113,7 +103,14 @@ def http(body: bytes, *headers: str) -> bytes:
 
 @pytest.mark.parametrize(
     "fault",
-    [broken(), hung_up(), bad_gzip(), silent(2.0), dripping(each_s=0.05), too_many("0")],
+    [
+        faults.broken(),
+        faults.hung_up(),
+        faults.bad_gzip(),
+        faults.silent(2.0),
+        faults.dripping(each_s=0.05),
+        faults.too_many("0"),
+    ],
     ids=["500", "hung up", "bad gzip", "silent", "dripping", "429"],
 )
 def test_what_may_pass_is_asked_again(session, server, fault):
@@ -125,12 +122,12 @@ def test_what_may_pass_is_asked_again(session, server, fault):
 @pytest.mark.parametrize(
     ("fault", "says"),
     [
-        (broken(), "/good answered 500, 3 times"),
-        (hung_up(), "/good broke off, or sent what cannot be unpacked, 3 times"),
-        (bad_gzip(), "/good broke off, or sent what cannot be unpacked, 3 times"),
-        (silent(2.0), "/good did not answer in time, 3 times"),
-        (dripping(each_s=0.05), "/good did not answer in time, 3 times"),
-        (too_many("0"), "/good answered 429, 3 times"),
+        (faults.broken(), "/good answered 500, 3 times"),
+        (faults.hung_up(), "/good broke off, or sent what cannot be unpacked, 3 times"),
+        (faults.bad_gzip(), "/good broke off, or sent what cannot be unpacked, 3 times"),
+        (faults.silent(2.0), "/good did not answer in time, 3 times"),
+        (faults.dripping(each_s=0.05), "/good did not answer in time, 3 times"),
+        (faults.too_many("0"), "/good answered 429, 3 times"),
     ],
     ids=["500", "hung up", "bad gzip", "silent", "dripping", "429"],
 )
@@ -143,8 +140,8 @@ def test_what_does_not_pass_is_one_line(session, server, fault, says):
 @pytest.mark.parametrize(
     ("fault", "says"),
     [
-        (html(), "/good answered something that is no JSON"),
-        (truncated(), "/good answered something that is no JSON"),
+        (faults.html(), "/good answered something that is no JSON"),
+        (faults.truncated(), "/good answered something that is no JSON"),
         (Answer(200, b"[" * 90_000), "/good answered something that is no JSON"),
         (Answer(200, b'{"a": "\xff\xfe"}'), "/good answered something that is no JSON"),
         (Answer(401, b"who are you"), "/good answered 401"),
@@ -256,9 +253,9 @@ def test_a_client_library_gets_the_whole_body(session, server):
 
 
 def test_waits_grow_and_none_is_like_another(session, server, slept):
-    server.fail(broken(), times=2)
+    server.fail(faults.broken(), times=2)
     ask(session, server)
-    server.fail(broken(), times=2)
+    server.fail(faults.broken(), times=2)
     ask(session, server)
     first, second, third, fourth = slept
     assert 0.5 <= first <= 1.0 <= second <= 1.5
@@ -268,7 +265,7 @@ def test_waits_grow_and_none_is_like_another(session, server, slept):
 @pytest.mark.parametrize("how", ["seconds", "date"])
 def test_it_waits_as_long_as_it_is_told(session, server, slept, how):
     until = datetime.now(UTC) + timedelta(seconds=4)
-    server.fail(too_many("3" if how == "seconds" else format_datetime(until, usegmt=True)))
+    server.fail(faults.too_many("3" if how == "seconds" else format_datetime(until, usegmt=True)))
     ask(session, server)
     assert 2.5 <= slept[0] <= 4.3
 
@@ -279,7 +276,7 @@ def test_a_wait_that_is_none_counts_for_nothing(value):
 
 
 def test_a_wait_past_the_deadline_is_not_waited_for(session, server, slept):
-    server.fail(too_many("3600"))
+    server.fail(faults.too_many("3600"))
     said = fails(session, f"{server.url}/good", "wants to be left alone for 3600 s")
     assert said.endswith("the next run asks again")
     # Nor is it asked anything else meanwhile, by whatever thread.
@@ -289,7 +286,7 @@ def test_a_wait_past_the_deadline_is_not_waited_for(session, server, slept):
 
 def test_what_one_thread_is_told_holds_for_all(server):
     politeness = Politeness("maker", QUICK)
-    server.fail(too_many("0.6"))
+    server.fail(faults.too_many("0.6"))
     with PoliteSession(politeness) as first, PoliteSession(politeness) as second:
         one = threading.Thread(target=ask, args=(first, server))
         one.start()
@@ -303,7 +300,9 @@ def test_what_one_thread_is_told_holds_for_all(server):
     assert server.paths() == ["/good"] * 3
 
 
-@pytest.mark.parametrize("fault", [silent(9.0), dripping(each_s=0.02), broken()])
+@pytest.mark.parametrize(
+    "fault", [faults.silent(9.0), faults.dripping(each_s=0.02), faults.broken()]
+)
 def test_a_question_has_a_deadline(server, fault):
     limits = Limits(1000, 1, attempts=50, wait_s=0.4, deadline_s=1.0)
     server.fail(fault, times=50)
@@ -406,7 +405,7 @@ def test_whoever_wants_to_see_it_sees_it(session, server):
 
 def test_nothing_of_a_question_is_logged(session, server, caplog):
     with caplog.at_level(logging.DEBUG):
-        server.fail(broken(), hung_up())
+        server.fail(faults.broken(), faults.hung_up())
         ask(session, server)
         fails(session, "http://127.0.0.1:9/x", "could not be reached")
     assert SECRET not in caplog.text

@@ -15,26 +15,15 @@ from feature_pipeline.resources import sources
 from feature_pipeline.schemas import Fetched
 from feature_pipeline.settings import Settings
 from feature_pipeline.sources import DocumentSource, Metered, Off
-from feature_pipeline.sources.http import Limits
 from feature_pipeline.sources.news import gnews, newsapi
 from feature_pipeline.sources.news.articles import LAG
 from feature_pipeline.sources.news.gnews import GNewsSource
 from feature_pipeline.sources.news.newsapi import NewsApiSource
 from feature_pipeline.sources.news.search import Plan, SearchSource
-from feature_pipeline_tests.providers.news import KEY, QUICK, Press, Story
-from feature_pipeline_tests.providers.server import (
-    Answer,
-    ProviderServer,
-    bad_gzip,
-    broken,
-    dripping,
-    html,
-    hung_up,
-    silent,
-    too_many,
-    truncated,
-)
-from feature_pipeline_tests.sources.test_feeds import INSTRUMENTS, NOW, TODAY, WEEK, ago
+from feature_pipeline_tests.providers import server as faults
+from feature_pipeline_tests.providers.news import KEY, Press, Story
+from feature_pipeline_tests.providers.server import IMPATIENT, QUICK, Answer, ProviderServer
+from feature_pipeline_tests.sources.documents_support import INSTRUMENTS, NOW, TODAY, WEEK, ago
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 PLANS = {GNewsSource: gnews.FREE, NewsApiSource: newsapi.FREE}
@@ -185,7 +174,9 @@ def test_no_more_is_asked_for_than_the_plan_has(
 # -- faults ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fault", [too_many("0"), broken(), hung_up(), bad_gzip()])
+@pytest.mark.parametrize(
+    "fault", [faults.too_many("0"), faults.broken(), faults.hung_up(), faults.bad_gzip()]
+)
 def test_a_passing_fault_is_asked_again(
     make: Make, press: Press, provider_server: ProviderServer, fault: Answer
 ) -> None:
@@ -197,13 +188,13 @@ def test_a_passing_fault_is_asked_again(
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
-        (broken(), "answered 500"),
-        (hung_up(), "broke off"),
-        (bad_gzip(), "cannot be unpacked"),
-        (silent(), "did not answer in time"),
-        (dripping(), "did not answer in time"),
-        (html(), "no JSON"),
-        (truncated(), "no JSON"),
+        (faults.broken(), "answered 500"),
+        (faults.hung_up(), "broke off"),
+        (faults.bad_gzip(), "cannot be unpacked"),
+        (faults.silent(), "did not answer in time"),
+        (faults.dripping(), "did not answer in time"),
+        (faults.html(), "no JSON"),
+        (faults.truncated(), "no JSON"),
         (Answer(200, b"[" * 100_000), "no JSON"),
         (Answer(200, {"status": "ok"}), "without articles"),
         (Answer(200, {"articles": None}), "without articles"),
@@ -217,11 +208,10 @@ def test_a_lasting_fault_costs_its_instrument(
     make: Make, press: Press, provider_server: ProviderServer, fault: Answer, words: str
 ) -> None:
     press.stories = [Story("x", "Microsoft", ago(hours=26))]
-    limits = Limits(**{**vars(QUICK), "wait_s": 0.2, "deadline_s": 1.5})
     provider_server.fail(fault, times=1 if fault.status in (200, 302, 400) else 2)
     if fault.cut or fault.pause_s or fault.drip_s or "Content-Encoding" in fault.headers:
         provider_server.fail(fault)
-    answer = fetch(make(limits=limits))
+    answer = fetch(make(limits=IMPATIENT))
     assert list(answer.failed) == ["AAPL"]
     assert words in answer.failed["AAPL"]
     assert answer.frame["title"].to_list() == ["Microsoft"]
@@ -255,7 +245,7 @@ def test_a_quota_that_ends_in_between_costs_those_that_come_after(
 def test_one_that_is_down_is_not_asked_for_everybody(
     make: Make, provider_server: ProviderServer
 ) -> None:
-    provider_server.routes["/"] = lambda _: broken()
+    provider_server.routes["/"] = lambda _: faults.broken()
     many = [INSTRUMENTS[0].model_copy(update={"id": f"S{n}"}) for n in range(20)]
     with pytest.raises(SourceError, match="answered 500"):
         make().documents("news", many, *TODAY)

@@ -13,48 +13,11 @@ from feature_pipeline.schemas import Fetched
 from feature_pipeline.sources import DocumentSource, Metered, document_ids
 from feature_pipeline.sources.http import Limits
 from feature_pipeline.sources.reddit import COMMENTS, DISCUSSED, LAG, SUBREDDITS, RedditSource
-from feature_pipeline.universe import Universe
 from feature_pipeline_tests.providers import reddit as made
+from feature_pipeline_tests.providers import server as faults
 from feature_pipeline_tests.providers.reddit import Comment, Post, Reddit
-from feature_pipeline_tests.providers.server import (
-    Answer,
-    ProviderServer,
-    bad_gzip,
-    broken,
-    dripping,
-    html,
-    hung_up,
-    silent,
-    too_many,
-    truncated,
-)
-
-NOW = datetime(2026, 3, 10, 15, 0, tzinfo=UTC)
-TODAY = (date(2026, 3, 10), date(2026, 3, 11))
-_UNIVERSE = Universe.parse(
-    """
-benchmark: AAPL
-instruments:
-"""
-    + "".join(
-        f"""
-  - id: {symbol}
-    name: {name}
-    asset_class: equity
-    calendar: XNYS
-    sector: s
-    source: {{bars: sample, reddit: reddit}}
-    symbols: [{{symbol: {symbol}, from: 2000-01-03}}]
-    membership: [{{from: 2000-01-03}}]
-"""
-        for symbol, name in (("AAPL", "Apple"), ("MSFT", "Microsoft"))
-    )
-)
-INSTRUMENTS = _UNIVERSE.instruments
-
-
-def ago(**span: float) -> datetime:
-    return NOW - timedelta(**span)
+from feature_pipeline_tests.providers.server import IMPATIENT, QUICK, Answer, ProviderServer
+from feature_pipeline_tests.sources.documents_support import INSTRUMENTS, NOW, TODAY, ago, titles
 
 
 @pytest.fixture
@@ -71,10 +34,6 @@ def source(provider_server: ProviderServer) -> RedditSource:
 
 def fetch(source: RedditSource, days: tuple[date, date] = TODAY) -> Fetched:
     return source.documents("reddit", INSTRUMENTS, *days)
-
-
-def titles(answer: Fetched) -> list[str]:
-    return sorted(answer.frame["title"].to_list())
 
 
 # -- what there is --------------------------------------------------------------------------------
@@ -247,7 +206,7 @@ def test_a_subreddit_that_fails_this_time_leaves_symbols_uncollected(
         Post("p1", ago(hours=1), "AAPL"),
         Post("p2", ago(hours=1), "AAPL", "", "options"),
     ]
-    provider_server.fail(broken(), below="/r/options/", times=2)
+    provider_server.fail(faults.broken(), below="/r/options/", times=2)
     source = made.source(provider_server, lambda: NOW, ("options", "stocks"))
     answer = fetch(source)
     assert answer.frame.height == 1
@@ -272,7 +231,7 @@ def test_too_many_waits_as_long_as_it_is_told(
     world: Reddit, source: RedditSource, provider_server: ProviderServer
 ) -> None:
     world.posts = [Post("p1", ago(hours=1), "AAPL")]
-    provider_server.fail(too_many("1"), below="/r/")
+    provider_server.fail(faults.too_many("1"), below="/r/")
     began = datetime.now(UTC)
     assert fetch(source).frame.height == 1
     assert datetime.now(UTC) - began >= timedelta(seconds=1)
@@ -305,7 +264,7 @@ def test_counts_that_are_no_numbers_are_passed_over(
     assert (titles(answer), answer.failed) == (["AAPL", "MSFT"], {})
 
 
-@pytest.mark.parametrize("fault", [broken(), hung_up(), bad_gzip()])
+@pytest.mark.parametrize("fault", [faults.broken(), faults.hung_up(), faults.bad_gzip()])
 def test_a_passing_fault_costs_nothing(
     world: Reddit, source: RedditSource, provider_server: ProviderServer, fault: Answer
 ) -> None:
@@ -318,18 +277,21 @@ def test_a_passing_fault_costs_nothing(
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
-        (too_many("3600"), "wants to be left alone for 3600 s"),
-        (broken(), "answered 500, 2 times"),
-        (html(), "sent what is no answer"),
-        (truncated('{"kind": "Listing", "data": {"children": ['), "sent what is no answer"),
-        (truncated("[]"), "sent what is no answer"),
-        (truncated('{"kind": "Listing", "data": {}}'), "sent what is no answer"),
-        (truncated('{"kind": "Listing", "data": {"children": [{"kind": "t3"}]}}'), "no answer"),
-        (truncated("null"), "lists no post at all"),
-        (truncated('{"what": 1}'), "sent what is no answer"),
-        (silent(5), "did not answer"),
-        (dripping(each_s=0.2), "did not answer"),
-        (hung_up(), "broke off"),
+        (faults.too_many("3600"), "wants to be left alone for 3600 s"),
+        (faults.broken(), "answered 500, 2 times"),
+        (faults.html(), "sent what is no answer"),
+        (faults.truncated('{"kind": "Listing", "data": {"children": ['), "sent what is no answer"),
+        (faults.truncated("[]"), "sent what is no answer"),
+        (faults.truncated('{"kind": "Listing", "data": {}}'), "sent what is no answer"),
+        (
+            faults.truncated('{"kind": "Listing", "data": {"children": [{"kind": "t3"}]}}'),
+            "no answer",
+        ),
+        (faults.truncated("null"), "lists no post at all"),
+        (faults.truncated('{"what": 1}'), "sent what is no answer"),
+        (faults.silent(5), "did not answer"),
+        (faults.dripping(each_s=0.2), "did not answer"),
+        (faults.hung_up(), "broke off"),
     ],
 )
 def test_a_lasting_fault_is_one_line(
@@ -340,7 +302,7 @@ def test_a_lasting_fault_is_one_line(
 ) -> None:
     world.posts = [Post("p1", ago(hours=1), "AAPL")]
     slow = fault.pause_s or fault.drip_s
-    limits = made.IMPATIENT if slow else made.QUICK
+    limits = IMPATIENT if slow else QUICK
     source = made.source(provider_server, lambda: NOW, limits=limits)
     provider_server.fail(fault, below="/r/", times=9)
     with pytest.raises(SourceError, match=r"^reddit: ") as raised:
@@ -356,7 +318,7 @@ def test_comments_that_cannot_be_read_leave_the_posts(
     world: Reddit, source: RedditSource, provider_server: ProviderServer
 ) -> None:
     world.posts = [Post("p1", ago(hours=1), "AAPL", comments=[Comment("c1", ago(hours=1), "MSFT")])]
-    provider_server.fail(html(), below="/comments/")
+    provider_server.fail(faults.html(), below="/comments/")
     answer = fetch(source)
     assert titles(answer) == ["AAPL"]
     assert set(answer.failed) == {"AAPL", "MSFT"}
@@ -388,7 +350,7 @@ def test_credentials_that_are_refused_are_named_and_not_shown(
         "canary-wrong",
         reddit_url=provider_server.url,
         oauth_url=provider_server.url,
-        limits=made.QUICK,
+        limits=QUICK,
     )
     with pytest.raises(SourceError, match="check FEATURE_PIPELINE_REDDIT_CLIENT_ID") as raised:
         fetch(source)
@@ -512,11 +474,11 @@ def test_a_single_post_that_vanished(world: Reddit, source: RedditSource) -> Non
 @pytest.mark.parametrize(
     "fault",
     [
-        broken(),
-        html(),
-        truncated(),
-        truncated('{"what": 1}'),
-        silent(5),
+        faults.broken(),
+        faults.html(),
+        faults.truncated(),
+        faults.truncated('{"what": 1}'),
+        faults.silent(5),
         Answer(403, {"error": 403}),
     ],
 )
@@ -524,7 +486,7 @@ def test_no_answer_is_no_deletion(
     world: Reddit, provider_server: ProviderServer, fault: Answer
 ) -> None:
     world.posts = [Post("p1", ago(days=2), "x")]
-    limits = made.IMPATIENT if fault.pause_s else made.QUICK
+    limits = IMPATIENT if fault.pause_s else QUICK
     source = made.source(provider_server, lambda: NOW, limits=limits)
     provider_server.fail(fault, below="/api/info", times=9)
     with pytest.raises(SourceError, match=r"^reddit"):

@@ -20,9 +20,9 @@ from feature_pipeline.sources.news.gnews import GNewsSource
 from feature_pipeline.sources.news.newsapi import NewsApiSource
 from feature_pipeline.storage.database import Database
 from feature_pipeline.storage.store import Store, WriteReport
-from feature_pipeline_tests.providers.news import KEY, QUICK, Press, Story, feed, rss
-from feature_pipeline_tests.providers.server import ProviderServer, broken
-from feature_pipeline_tests.sources.test_feeds import _UNIVERSE, NOW, WEEK, ago
+from feature_pipeline_tests.providers.news import KEY, Press, Story, feed, rss
+from feature_pipeline_tests.providers.server import QUICK, ProviderServer, broken
+from feature_pipeline_tests.sources.documents_support import NOW, UNIVERSE, WEEK, ago
 from feature_pipeline_tests.storage.support import Clock, Desk, assert_conserved, audit
 
 PROFIT = "Apple raises its profit forecast for the year"
@@ -33,7 +33,7 @@ class Desks:
 
     def __init__(self, database: Database, server: ProviderServer) -> None:
         self.clock = Clock(NOW)
-        store = Store(database, _UNIVERSE, TABLES, clock=self.clock)
+        store = Store(database, UNIVERSE, TABLES, clock=self.clock)
         self.desk = Desk(store, self.clock)
         self.server, self.press = server, Press()
         self.feed: str | bytes = rss([])
@@ -52,7 +52,7 @@ class Desks:
             answers = fetch(
                 nullcontext,
                 plan,
-                _UNIVERSE,
+                UNIVERSE,
                 self.sources,
                 "news",
                 lambda source, which: source.documents("news", which, *plan.window),
@@ -93,7 +93,7 @@ def test_a_live_article_keeps_the_moment_it_was_first_seen(news: Desks) -> None:
         news.clock.now = NOW + timedelta(hours=hours)
         news.feed = rss([Story("x", PROFIT + ", edited", ago(hours=1))])
         with news.desk.planned("news", (WEEK[0], WEEK[1] + timedelta(days=3))) as plan:
-            answer = news.sources["feeds"].documents("news", _UNIVERSE.instruments, *plan.window)
+            answer = news.sources["feeds"].documents("news", UNIVERSE.instruments, *plan.window)
             assert news.desk.store.write(plan, {"feeds": answer}).written == 0
     row = news.held().row(0, named=True)
     assert (row["title"], row["available_at"], row["availability_basis"]) == (
@@ -180,9 +180,9 @@ def test_order_is_that_of_the_universe(news: Desks) -> None:
     order = ("newsapi", "feeds", "gnews")
     swapped = [
         i.model_copy(update={"source": i.source.model_copy(update={"news": order})})
-        for i in _UNIVERSE.instruments
+        for i in UNIVERSE.instruments
     ]
-    universe = type(_UNIVERSE)(swapped, "AAPL")
+    universe = type(UNIVERSE)(swapped, "AAPL")
     with news.desk.planned("news", WEEK) as plan:
         fetch(nullcontext, plan, universe, news.sources, "news", ask)  # type: ignore[arg-type]
     assert tuple(asked) == order
