@@ -342,6 +342,7 @@ FEATURES: tuple[Feature, ...] = (
                 "derivative",
                 "code",
                 "value",
+                "shares_after",
             )
         },
         expression=partial(ex.prepared, "insiders_90d"),

@@ -18,6 +18,8 @@ from feature_pipeline.schemas import FILED_AS_DATA_SINCE, UTC_TIME
 _PURCHASE, _SALE = "P", "S"
 _AMENDMENT = "4/A"
 _LINE = ("symbol", "owner", "time", "security", "code")
+_SAME = ("symbol", "time", "security", "code", "value", "shares_after")
+"""What two owners of the same shares say alike of one transaction."""
 
 
 def net_buying(
@@ -36,11 +38,14 @@ def net_buying(
     Args:
         moments: symbol, available_at (T); a row without `available_at` has no window.
         transactions: accession, symbol, time, available_at, owner, form, security, derivative,
-            code, value (USD). A row without accession is a UTC day, of one symbol or of all, that
-            was not collected.
+            code, value (USD), shares_after. A row without accession is a UTC day, of one symbol or
+            of all, that was not collected.
         window: transactions made in (T - window, T] and filed by T count. An amendment (4/A)
             replaces, from its own filing on, the lines of the same owner, day, security and code
-            that were filed before it; what it adds counts from then on as well.
+            that were filed before it; what it adds counts from then on as well. Of one that
+            several owners report, each in a filing of their own (17 CFR 240.16a-3(j)), who filed
+            first tells it: others who say the same of it, what is left of the shares included, add
+            nothing.
         companies: the symbols whose insiders are collected.
 
     Returns:
@@ -75,8 +80,10 @@ def _lines(transactions: pl.DataFrame, window: timedelta) -> pl.DataFrame:
         .select(*_LINE, replaced="available_at")
         .sort("replaced")
     )
+    made = made.sort("available_at", "accession")
+    teller = pl.col("owner").first().over(_SAME)
     return (
-        made.sort("available_at")
+        made.filter(pl.col("shares_after").is_null() | (pl.col("owner") == teller))
         .join_asof(
             amendments,
             left_on="available_at",

@@ -46,7 +46,9 @@ PREPARED: Mapping[str, Mapping[str, _Reads]] = {
         "split_volume": _adjusted("close", "volume"),
         "news_24h": {SCORES: ("document_id", "symbol", "channel", "sentiment", "confidence")},
         "reddit_7d": {SCORES: ("document_id", "symbol", "channel")},
-        "insiders_90d": {INSIDERS: (*_FILED, "security", "derivative", "code", "value")},
+        "insiders_90d": {
+            INSIDERS: (*_FILED, "security", "derivative", "code", "value", "shares_after")
+        },
         **{feature.column: {INDICATORS_ASSET: (feature.column,)} for feature in INDICATORS},
     },
 }

@@ -250,6 +250,7 @@ def make_insiders(names: list[str], calendar: pl.Series, seed: int) -> pl.DataFr
             "derivative": rng.random(count) < 0.1,
             "code": rng.choice(["P", "S", "M"], count, p=[0.4, 0.4, 0.2]),
             "value": np.where(rng.random(count) < 0.1, np.nan, rng.uniform(1e3, 1e6, count)),
+            "shares_after": np.arange(count, dtype=np.float64),
         }
     ).with_columns(
         pl.col("value").fill_nan(None).round(2),

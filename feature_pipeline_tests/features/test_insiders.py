@@ -34,6 +34,7 @@ SCHEMA = {
     "derivative": pl.Boolean,
     "code": pl.String,
     "value": pl.Float64,
+    "shares_after": pl.Float64,
 }
 
 
@@ -49,6 +50,7 @@ def row(number: int, made: datetime, filed: datetime, **other) -> dict:
         "derivative": False,
         "code": "P",
         "value": 100.0,
+        "shares_after": None,
         **other,
     }
 
@@ -77,7 +79,10 @@ def values(times: pl.DataFrame, transactions: pl.DataFrame) -> list[float | None
 
 def by_definition(transactions: list[dict], symbol: str, at: datetime) -> float:
     known = [r for r in transactions if r["symbol"] == symbol and r["available_at"] <= at]
+    known.sort(key=lambda r: (r["available_at"], r["accession"]))
     line = ("owner", "time", "security", "code")
+    same = ("time", "security", "code", "derivative", "value", "shares_after")
+    first: dict[tuple, int] = {}
     bought = sold = 0.0
     for one in known:
         amended = any(
@@ -87,7 +92,9 @@ def by_definition(transactions: list[dict], symbol: str, at: datetime) -> float:
             and [later[n] for n in line] == [one[n] for n in line]
             for later in known
         )
-        counts = one["time"] > at - WINDOW and not one["derivative"] and not amended
+        teller = first.setdefault(tuple(one[n] for n in same), one["owner"])
+        told = one["shares_after"] is not None and one["owner"] != teller
+        counts = one["time"] > at - WINDOW and not (one["derivative"] or amended or told)
         if counts and one["value"] is not None:
             bought += one["value"] * (one["code"] == "P")
             sold += one["value"] * (one["code"] == "S")
@@ -96,7 +103,7 @@ def by_definition(transactions: list[dict], symbol: str, at: datetime) -> float:
 
 TRANSACTIONS = st.lists(
     st.builds(
-        lambda made, delay, symbol, owner, form, security, derivative, code, cents: {
+        lambda made, delay, symbol, owner, form, security, derivative, code, cents, left: {
             "symbol": symbol,
             "time": days(made),
             "available_at": days(made + delay / 4),
@@ -106,8 +113,9 @@ TRANSACTIONS = st.lists(
             "derivative": derivative,
             "code": code,
             "value": None if cents is None else cents / 100,
+            "shares_after": left,
         },
-        made=st.integers(0, 130),
+        made=st.one_of(st.integers(0, 130), st.just(50)),
         delay=st.integers(0, 400),
         symbol=st.sampled_from("AB"),
         owner=st.integers(1, 2),
@@ -115,7 +123,8 @@ TRANSACTIONS = st.lists(
         security=st.sampled_from(["Common", "Class B"]),
         derivative=st.sampled_from([False, False, True]),
         code=st.sampled_from("PPSSMA"),
-        cents=st.one_of(st.none(), st.integers(0, 10**13)),
+        cents=st.one_of(st.none(), st.sampled_from([100, 200]), st.integers(0, 10**13)),
+        left=st.sampled_from([None, 0.0, 0.0, 7.0]),
     ),
     max_size=25,
 )
@@ -186,6 +195,23 @@ def test_an_amendment_counts_from_its_own_filing():
         row(4, days(5), days(10), code="P", value=200.0, form="4/A"),
     )
     assert values(moments(days(9.9), days(10)), made) == [-0.5, 0.5]
+
+
+def test_what_joint_owners_report_apart_counts_once():
+    """EDGAR takes ten owners in a filing: an eleventh says the same in another one."""
+    same = {"code": "S", "value": 900.0, "shares_after": 5.0}
+    made = frame(
+        row(1, days(0), days(1), **same),
+        row(2, days(0), days(2), owner=2, **same),
+        row(3, days(0), days(2), value=900.0, shares_after=5.0),
+        # Others: of the same owner, with another rest, with a rest that is not told.
+        row(4, days(0), days(3), **same),
+        row(5, days(0), days(4), owner=3, **same | {"shares_after": 6.0}),
+        row(6, days(0), days(5), owner=3, **same | {"shares_after": None}),
+        row(7, days(0), days(6), owner=4, **same | {"shares_after": None}),
+    )
+    asked = moments(*map(days, range(1, 7)))
+    assert values(asked, made) == [-1.0, 0.0, -1 / 3, -2 / 4, -3 / 5, -4 / 6]
 
 
 def test_a_late_filing_of_old_transactions_is_no_news():
