@@ -15,7 +15,6 @@ from feature_pipeline.sources import DocumentSource, Metered
 from feature_pipeline.sources.http import Limits
 from feature_pipeline.sources.news.articles import LAG
 from feature_pipeline.sources.news.feeds import FEEDS, FeedSource
-from feature_pipeline.sources.news.reading import Reader
 from feature_pipeline_tests.providers import server as faults
 from feature_pipeline_tests.providers.news import Story, atom, feed, rss
 from feature_pipeline_tests.providers.server import (
@@ -145,32 +144,31 @@ def test_an_article_of_several_feeds_is_one_document(provider_server: ProviderSe
     assert (row["title"], row["symbols"]) == ("They agree", ["AAPL", "MSFT"])
 
 
-@pytest.mark.parametrize(
-    ("said", "meant"),
-    [
-        ("Tue, 10 Mar 2026 10:00:00 -0400", datetime(2026, 3, 10, 14, tzinfo=UTC)),
-        ("Tue, 10 Mar 2026 10:00:00 EST", datetime(2026, 3, 10, 15, tzinfo=UTC)),
-        ("2026-03-10T10:00:00Z", datetime(2026, 3, 10, 10, tzinfo=UTC)),
-        # Without a zone: as late as it can have been, and not later than now.
-        ("Mon, 09 Mar 2026 20:00:00", datetime(2026, 3, 10, 8, tzinfo=UTC)),
-        ("2026-03-10T10:00:00", NOW),
-        # Without an hour: the end of that day, wherever it ended last.
-        ("2026-03-08", datetime(2026, 3, 9, 12, tzinfo=UTC)),
-        ("Tue, 10 Mar 2026 10:00:00 BRT", NOW),
-    ],
-)
-def test_dates(provider_server: ProviderServer, said: str, meant: datetime) -> None:
-    serve(provider_server, "/all", rss([Story("x", "Apple", said)]))
-    assert fetch(made(provider_server), WEEK).frame["time"].to_list() == [meant]
+DATES = {
+    "Tue, 10 Mar 2026 10:00:00 -0400": datetime(2026, 3, 10, 14, tzinfo=UTC),
+    "Tue, 10 Mar 2026 10:00:00 EST": datetime(2026, 3, 10, 15, tzinfo=UTC),
+    "2026-03-10T10:00:00Z": datetime(2026, 3, 10, 10, tzinfo=UTC),
+    # Without a zone: as late as it can have been, and not later than now.
+    "Mon, 09 Mar 2026 20:00:00": datetime(2026, 3, 10, 8, tzinfo=UTC),
+    "2026-03-10T10:00:00": NOW,
+    # Without an hour: the end of that day, wherever it ended last.
+    "2026-03-08": datetime(2026, 3, 9, 12, tzinfo=UTC),
+    "Tue, 10 Mar 2026 10:00:00 BRT": NOW,
+}
 
 
-@pytest.mark.parametrize("said", [None, "soon", "Tue, 99 Foo 2026"])
-def test_what_has_no_date_is_handed_on_to_be_rejected(
-    provider_server: ProviderServer, said: str | None
-) -> None:
-    serve(provider_server, "/all", rss([Story("x", "Apple", said)]))
+def test_dates(provider_server: ProviderServer) -> None:
+    stories = [Story(str(n), f"Apple: {said}", said) for n, said in enumerate(DATES)]
+    serve(provider_server, "/all", rss(stories))
+    rows = fetch(made(provider_server), WEEK).frame.select("title", "time").rows()
+    assert dict(rows) == {f"Apple: {said}": meant for said, meant in DATES.items()}
+
+
+def test_what_has_no_date_is_handed_on_to_be_rejected(provider_server: ProviderServer) -> None:
+    none = (None, "soon", "Tue, 99 Foo 2026")
+    serve(provider_server, "/all", rss([Story(str(n), "Apple", at) for n, at in enumerate(none)]))
     frame = fetch(made(provider_server)).frame
-    assert frame.select("time", "available_at").rows() == [(None, None)]
+    assert frame.select("time", "available_at").rows() == [(None, None)] * 3
     # By today's run alone.
     assert fetch(made(provider_server), (WEEK[0], TODAY[0])).frame.is_empty()
 
@@ -336,30 +334,26 @@ MALICE = {
 }
 
 
-@pytest.mark.parametrize("what", MALICE)
-def test_what_a_feed_does_to_the_parser_is_bounded(
-    provider_server: ProviderServer, what: str
+def test_what_feeds_do_to_the_parser_is_bounded(
+    provider_server: ProviderServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    body = MALICE[what]
-    serve(provider_server, "/bad", body)
+    """Each ends its reader at worst: the next one is read by another."""
+    paths = [f"/bad/{number}/" for number in range(len(MALICE))]
+    for path, body in zip(paths, MALICE.values(), strict=True):
+        serve(provider_server, path, body)
     serve(provider_server, "/all", rss([ONE]))
     before = resource.getrusage(resource.RUSAGE_CHILDREN), time.process_time()
-    answer = fetch(made(provider_server, "/bad", "/all", cpu=1.0))
+    answer = fetch(made(provider_server, *paths, "/all", cpu=0.5))
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert provider_server.paths() == [*paths, "/all"]
     assert "Apple & friends rise" in titles(answer)
     assert not answer.failed
     assert "root:" not in str(answer.frame.rows())
-    assert children.ru_utime - before[0].ru_utime < 8
-    assert time.process_time() - before[1] < 8
+    assert "takes more than 0.5 s" in caplog.text
+    assert "declares entities of its own" in caplog.text
+    assert children.ru_utime - before[0].ru_utime < 2 * len(MALICE)
+    assert time.process_time() - before[1] < len(MALICE)
     assert children.ru_maxrss < 2 << 20  # in KiB; other tests' children count as well
-
-
-def test_a_reader_that_ended_over_a_feed_reads_the_next_one() -> None:
-    with Reader(cpu_seconds=0.5) as reader:
-        first = reader.read(rss([ONE]).encode())
-        with pytest.raises(SourceError, match="to read"):
-            reader.read(str(MALICE["attributes"]).encode())
-        assert reader.read(rss([ONE]).encode()) == first
 
 
 def test_a_feed_that_is_cut_loses_its_last_entry_alone(provider_server: ProviderServer) -> None:
