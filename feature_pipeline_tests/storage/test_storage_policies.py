@@ -99,9 +99,8 @@ def minutes(symbols: tuple[str, ...], day: date, days: int, add: float) -> pl.Da
         pl.DataFrame({"symbol": symbols})
         .join(pl.DataFrame({"time": times}), how="cross")
         .with_columns(pl.col("time").dt.cast_time_unit("us"))
-        .select(
-            "symbol",
-            "time",
+        .with_columns(
+            session=pl.col("time").dt.date(),
             available_at=pl.col("time") + timedelta(minutes=1),
             availability_basis=pl.lit("observed"),
             open=price,
@@ -113,6 +112,7 @@ def minutes(symbols: tuple[str, ...], day: date, days: int, add: float) -> pl.Da
             source=pl.lit("made"),
             day=pl.col("time").dt.date(),
         )
+        .select(*MINUTES.names, "day")
     )
 
 
