@@ -16,6 +16,14 @@ import redis
 
 from feature_pipeline.stack.postgres import EmbeddedPostgres, root_side
 from feature_pipeline.stack.redis import EmbeddedRedis
+from feature_pipeline_tests.assets.graphs import (  # noqa: F401
+    new_database,
+    new_graph,
+    new_ran,
+    ran,
+    universe,
+    world,
+)
 from feature_pipeline_tests.providers.server import ProviderServer
 
 # What the developer's shell says about a real deployment must not reach a test.

@@ -40,12 +40,6 @@ from feature_pipeline.storage.io_manager import SYMBOLS_TAG, tagged_symbols
 from feature_pipeline.storage.store import Store
 from feature_pipeline.symbols import checked_symbol, is_symbol, is_ticker
 from feature_pipeline.universe import Universe
-from feature_pipeline_tests.assets.conftest import (  # noqa: F401
-    new_database,
-    new_graph,
-    universe,
-    world,
-)
 from feature_pipeline_tests.assets.support import failure
 from feature_pipeline_tests.assets.world import make_universe
 from feature_pipeline_tests.cli.conftest import Shell
@@ -400,7 +394,7 @@ def test_no_run_takes_one_by_its_tag(text):
         says_no(str(caught.value))
 
 
-def test_a_run_with_one_fails_and_says_so(new_graph, world, told):  # noqa: F811
+def test_a_run_with_one_fails_and_says_so(new_graph, world, told):
     text = HOSTILE["sql"]
     with new_graph(world) as graph:
         with graph.store.database.connection() as link:

@@ -5,17 +5,13 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import secrets
 import signal
-import sqlite3
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 
 import dagster as dg
 import polars as pl
-import psycopg
 import pytest
 from dagster._core.events import DagsterEvent
 from dagster._core.storage.tags import (
@@ -140,36 +136,6 @@ def tables(graph: Graph) -> dict[str, pl.DataFrame]:
 def client(redis_url):
     with publishing_client(redis_url) as made:
         yield made
-
-
-@pytest.fixture(scope="module")
-def copied_graph(new_database, postgres_server, universe, world):
-    """Makes graphs as they are after one run of the whole window, without running it each time."""
-    with new_database() as url:
-        first = Graph(url, universe, MadeSource(world), materializations_of=tuple(TABLES))
-        first.run()
-        first.store.database.close()
-        said = memory(first)
-
-        @contextmanager
-        def copied(world, **more) -> Iterator[Graph]:
-            name = f"test_{secrets.token_hex(6)}"
-            with psycopg.connect(postgres_server.database("postgres"), autocommit=True) as link:
-                template = url.rpartition("/")[2]
-                link.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}" STRATEGY file_copy')
-                graph = Graph(postgres_server.database(name), universe, MadeSource(world), **more)
-                said.backup(memory(graph))
-                yield graph
-                graph.close()
-                link.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
-
-        yield copied
-        first.instance.dispose()
-
-
-def memory(graph: Graph) -> sqlite3.Connection:
-    """The database of an ephemeral instance's events."""
-    return graph.instance.event_log_storage._held_conn.connection.driver_connection
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from feature_pipeline_tests.assets.support import failure
 from feature_pipeline_tests.automation.test_repair import (  # noqa: F401
     Keeper,
     client,
-    copied_graph,
     selected,
 )
 from feature_pipeline_tests.sources.models import write_model

@@ -13,23 +13,24 @@ from typer.testing import CliRunner
 
 from feature_pipeline.cli import app
 from feature_pipeline.stack import foreground
-from feature_pipeline_tests.assets.conftest import (  # noqa: F401
-    new_database,
-    new_graph,
-    ran,
-    universe,
-    world,
-)
 from feature_pipeline_tests.assets.support import Graph
 from feature_pipeline_tests.assets.world import write_universe
 from feature_pipeline_tests.stack.helpers import CLI, environment
 
 
-class Shell:
-    """Runs commands against the stores of a graph: in this process, unless they have to be real.
+def invoke(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """A command in this process, which has imported what a process of its own takes seconds for."""
+    with pytest.MonkeyPatch.context() as patch:
+        # What a command asks the kernel for would be asked for the whole test process.
+        patch.setattr(foreground, "until_told", nullcontext)
+        done = CliRunner().invoke(app, words, env=variables, prog_name="feature-pipeline")
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return subprocess.CompletedProcess(words, done.exit_code, done.stdout, done.stderr)
 
-    A process of its own takes seconds to import what a command needs.
-    """
+
+class Shell:
+    """Runs commands against the stores of a graph: in this process, unless they have to be real."""
 
     def __init__(self, home: Path, graph: Graph, redis_url: str) -> None:
         self.home, self.graph = home, graph
@@ -43,12 +44,7 @@ class Shell:
         }
 
     def __call__(self, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        done = CliRunner().invoke(
-            app, words, env=self.variables | variables, prog_name="feature-pipeline"
-        )
-        if done.exception is not None and not isinstance(done.exception, SystemExit):
-            raise done.exception
-        return subprocess.CompletedProcess(words, done.exit_code, done.stdout, done.stderr)
+        return invoke(*words, **self.variables | variables)
 
     def real(self, *words: str) -> subprocess.CompletedProcess[str]:
         """The same in a process of its own."""
@@ -87,14 +83,11 @@ def new_shell(redis_server, tmp_path_factory):
     def make(graph: Graph) -> Shell:
         return Shell(tmp_path_factory.mktemp("home"), graph, redis_server.url)
 
-    with pytest.MonkeyPatch.context() as patch:
-        # What a command asks the kernel for would be asked for the whole test process.
-        patch.setattr(foreground, "until_told", nullcontext)
-        yield make
+    return make
 
 
 @pytest.fixture(scope="module")
-def shell(new_shell, ran) -> Shell:  # noqa: F811
+def shell(new_shell, ran) -> Shell:
     """On the graph that ran and is not to be changed; published."""
     made = new_shell(ran)
     assert made.json("online", "rebuild", "--force")["written"] > 0

@@ -14,12 +14,18 @@ from hypothesis import strategies as st
 from feature_pipeline.cli.backfill import _asset_names, _size, _symbol_names
 from feature_pipeline.cli.progress import Pace, duration
 from feature_pipeline.features.catalogue import TABLES
+from feature_pipeline_tests.cli.conftest import invoke
 from feature_pipeline_tests.stack.helpers import CLI, environment
 
 DAYS = ("--start", "2012-03-05", "--end", "2012-03-09")
 
 
 def run(home, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    plain = {"COLUMNS": "80", "NO_COLOR": "1", "FEATURE_PIPELINE_HOME": str(home)}
+    return invoke("backfill", *words, **plain | variables)
+
+
+def run_in_a_process(home, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*CLI, "backfill", *words],
         env=environment(home, **{"COLUMNS": "80", "NO_COLOR": "1"} | variables),
@@ -106,7 +112,7 @@ def test_a_dry_run_says_what_the_run_then_does(make_home, given_servers):
     assert row.split()[1:6] == ["5", "0", "5", str(bars["history"]), str(bars["rows"])]
     assert snapshot(url) == before, "no row, no token, no storage of Dagster's"
 
-    done = run(home, "--json", *some, **given_servers)
+    done = run_in_a_process(home, "--json", *some, **given_servers)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["partitions"] == told["partitions"]

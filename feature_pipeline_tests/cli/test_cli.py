@@ -13,6 +13,7 @@ import pytest
 
 from feature_pipeline.settings import Settings
 from feature_pipeline.stack import Stack, processes
+from feature_pipeline_tests.cli.conftest import invoke
 from feature_pipeline_tests.stack.helpers import (
     CLI,
     environment,
@@ -32,6 +33,12 @@ def _run(home, *words: str, **variables: str) -> subprocess.CompletedProcess[str
         check=False,
         timeout=180,
     )
+
+
+def _look(home, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """The same in this process: no server is started, or stopped."""
+    plain = {"COLUMNS": "200", "NO_COLOR": "1", "FEATURE_PIPELINE_HOME": str(home)}
+    return invoke(*words, **plain | variables)
 
 
 def _error(done: subprocess.CompletedProcess[str]) -> str:
@@ -137,14 +144,14 @@ def test_migrate_twice(make_home, database_url, redis_url):
     }
     home = make_home()
     for _ in range(2):
-        done = _run(home, "migrate", **given)
+        done = _look(home, "migrate", **given)
         assert done.returncode == 0, done.stderr
     with psycopg.connect(database_url) as connection:
         assert connection.execute("SELECT count(*) FROM partition_ledger").fetchone() == (0,)
 
 
 def test_run_without_a_command(make_home):
-    done = _run(make_home(), "run")
+    done = _look(make_home(), "run")
     assert done.returncode == 2
     assert "run -- COMMAND" in done.stderr.replace("\n", " ")
 
@@ -154,19 +161,19 @@ def test_run_of_what_is_not_there(make_home):
 
 
 def test_a_bad_setting_is_one_line(make_home):
-    line = _error(_run(make_home(), "run", "--", "true", FEATURE_PIPELINE_UI_PORT="many"))
+    line = _error(_look(make_home(), "run", "--", "true", FEATURE_PIPELINE_UI_PORT="many"))
     assert "FEATURE_PIPELINE_UI_PORT" in line
 
 
 def test_an_unescaped_password_is_one_line_without_it(make_home):
     url = "postgresql://user:abc@tail@localhost/db"
-    line = _error(_run(make_home(), "migrate", FEATURE_PIPELINE_DATABASE_URL=url))
+    line = _error(_look(make_home(), "migrate", FEATURE_PIPELINE_DATABASE_URL=url))
     assert "FEATURE_PIPELINE_DATABASE_URL" in line
     assert "tail" not in line
 
 
 def test_an_unwritable_home_is_one_line(make_home):
-    line = _error(_run(make_home(), "migrate", FEATURE_PIPELINE_HOME="/proc/feature_pipeline"))
+    line = _error(_look(make_home(), "migrate", FEATURE_PIPELINE_HOME="/proc/feature_pipeline"))
     assert "FEATURE_PIPELINE_HOME" in line
 
 
@@ -181,7 +188,7 @@ def _wrong(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
 
 def test_doctor_on_an_empty_home_says_what_to_do(make_home):
     home = make_home()
-    wrong = _wrong(_run(home, "doctor"))
+    wrong = _wrong(_look(home, "doctor"))
     assert set(wrong) == {"postgres", "redis"}
     assert all("feature-pipeline up" in line for line in wrong.values())
     assert list(home.iterdir()) == [], "it looks only"
@@ -189,7 +196,7 @@ def test_doctor_on_an_empty_home_says_what_to_do(make_home):
 
 def test_doctor_on_missing_tables(make_home, database_url, redis_url):
     wrong = _wrong(
-        _run(
+        _look(
             make_home(),
             "doctor",
             FEATURE_PIPELINE_DATABASE_URL=database_url,
@@ -201,7 +208,7 @@ def test_doctor_on_missing_tables(make_home, database_url, redis_url):
 
 
 def test_doctor_on_wrong_passwords(make_home, postgres_server, redis_server):
-    done = _run(
+    done = _look(
         make_home(),
         "doctor",
         FEATURE_PIPELINE_DATABASE_URL=postgres_server.url.replace(
@@ -221,7 +228,7 @@ def test_doctor_on_wrong_passwords(make_home, postgres_server, redis_server):
 def test_doctor_on_unreachable_servers(make_home):
     closed = processes.free_port()
     wrong = _wrong(
-        _run(
+        _look(
             make_home(),
             "doctor",
             FEATURE_PIPELINE_DATABASE_URL=f"postgresql://u:hidden@127.0.0.1:{closed}/db",
@@ -235,7 +242,7 @@ def test_doctor_on_unreachable_servers(make_home):
 
 def test_doctor_on_a_missing_database(make_home, postgres_server, redis_url):
     wrong = _wrong(
-        _run(
+        _look(
             make_home(),
             "doctor",
             FEATURE_PIPELINE_DATABASE_URL=postgres_server.database("no_such_database"),
@@ -253,17 +260,17 @@ def test_doctor_on_a_missing_database(make_home, postgres_server, redis_url):
     ],
 )
 def test_doctor_on_a_misspelt_variable(make_home, variable, hint):
-    wrong = _wrong(_run(make_home(), "doctor", **{f"FEATURE_PIPELINE_{variable}": "x"}))
+    wrong = _wrong(_look(make_home(), "doctor", **{f"FEATURE_PIPELINE_{variable}": "x"}))
     assert hint in wrong["environment"]
 
 
 def test_doctor_on_a_malformed_universe(make_home, tmp_path):
     path = tmp_path / "universe.yaml"
     path.write_text("instruments: 3\n")
-    wrong = _wrong(_run(make_home(), "doctor", FEATURE_PIPELINE_UNIVERSE=str(path)))
+    wrong = _wrong(_look(make_home(), "doctor", FEATURE_PIPELINE_UNIVERSE=str(path)))
     assert "universe" in wrong
 
 
 def test_doctor_on_a_bad_setting(make_home):
-    wrong = _wrong(_run(make_home(), "doctor", FEATURE_PIPELINE_REDIS_URL="localhost"))
+    wrong = _wrong(_look(make_home(), "doctor", FEATURE_PIPELINE_REDIS_URL="localhost"))
     assert "FEATURE_PIPELINE_REDIS_URL" in wrong["settings"]

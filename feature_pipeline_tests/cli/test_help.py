@@ -17,6 +17,7 @@ from feature_pipeline.cli import app, complete
 from feature_pipeline.features.catalogue import TABLES
 from feature_pipeline.serving.names import every_name
 from feature_pipeline.universe import Universe
+from feature_pipeline_tests.cli.conftest import invoke
 from feature_pipeline_tests.stack.helpers import CLI, environment
 
 
@@ -84,14 +85,17 @@ def test_examples_keep_their_lines():
 
 def test_exit_codes(tmp_path):
     def code(*words: str) -> int:
+        return invoke(*words, FEATURE_PIPELINE_HOME=str(tmp_path)).returncode
+
+    def code_of_a_process(*words: str) -> int:
         return subprocess.run(
             [*CLI, *words], env=environment(tmp_path), capture_output=True, check=False
         ).returncode
 
     assert code("--help") == 0
-    assert code("get", "AAPL", "nonsense") == 1
     assert code("doctor") == 1, "nothing runs here"
-    assert code("get") == code("no-such-command") == code("logs", "-n", "x") == 2
+    assert code("get", "AAPL", "nonsense") == code_of_a_process("get", "AAPL", "nonsense") == 1
+    assert code("get") == code("logs", "-n", "x") == code_of_a_process("no-such-command") == 2
 
 
 def test_an_interrupted_command_ends_with_130(tmp_path):

@@ -30,14 +30,6 @@ from feature_pipeline.storage.usage import partitions
 from feature_pipeline_tests.assets.support import Graph
 from feature_pipeline_tests.assets.world import END, START, midnight
 from feature_pipeline_tests.cli.conftest import Shell, new_shell  # noqa: F401
-from feature_pipeline_tests.serving.conftest import (  # noqa: F401
-    new_database,
-    new_graph,
-    new_ran,
-    ran,
-    universe,
-    world,
-)
 
 PAGE = Path(__file__).parents[2] / "docs/how-to/backup.md"
 
@@ -88,7 +80,7 @@ def on(graph: Graph, url: str) -> Graph:
 
 
 @pytest.fixture(scope="module")
-def restated(new_ran, world) -> Iterator[Graph]:  # noqa: F811
+def restated(new_ran, world) -> Iterator[Graph]:
     """A graph with a correction in its history."""
     with new_ran() as graph:
         bar = (pl.col("symbol") == "AAA") & (pl.col("time") == midnight(END).replace(day=12))

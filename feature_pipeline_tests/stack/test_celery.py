@@ -33,7 +33,6 @@ from feature_pipeline.automation.backfill import _tags, chunks
 from feature_pipeline.definitions import JOB, build_defs
 from feature_pipeline.partitions import days
 from feature_pipeline.stack import processes
-from feature_pipeline_tests.assets.conftest import new_database  # noqa: F401
 from feature_pipeline_tests.assets.support import _QUIET, assert_same_tables
 from feature_pipeline_tests.automation.places import END, START, Place, new_place  # noqa: F401
 from feature_pipeline_tests.automation.test_backfill import free

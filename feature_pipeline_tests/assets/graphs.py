@@ -1,4 +1,5 @@
-"""Databases that outlive a test, and graphs on them."""
+"""Databases that outlive a test, and graphs on them: fixtures of the root `conftest.py`, so that
+all who look at the graph that ran look at one."""
 
 from __future__ import annotations
 
