@@ -228,36 +228,36 @@ def test_beside_another_it_is_left_out(new_database, ran, world):
 
 
 def test_only_those_whom_nobody_else_covers_are_lost(new_database, ran, world):
-    text = _universe_yaml(INSTRUMENTS, "MKT").replace("reddit: made", "reddit: reddit", 1)
-    with new_database() as url, graph_of(url, Universe.parse(text), world, "reddit") as graph:
-        result = graph.run()
-        assert flagged(graph, result) is None
-        assert exceptions(graph, "reddit") == [("AAA", "reddit", "no_answer", WHY["reddit"])]
-        here, there = graph.table("state_vectors_1d"), ran.table("state_vectors_1d")
-        lost = here.filter(symbol="AAA")["sentiment"]
-        assert lost.null_count() == lost.len()
-        others = pl.col("symbol") != "AAA"
-        assert here.filter(others)["sentiment"].equals(there.filter(others)["sentiment"])
-
-
-def test_a_provider_that_fails_beside_another_stays_failed(new_database, world):
-    """Each one's trouble is its own: that another answered does not mend it."""
+    """And those of whom one of several failed: each one's trouble is its own, and half a day's news
+    is no day's. Another instrument loses nothing by either."""
 
     class Failing(MadeSource):
         def documents(self, channel, instruments, start, end):
             found = super().documents(channel, instruments, start, end)
-            return replace(
-                found, frame=found.frame.clear(), failed=dict.fromkeys(found.asked, "it is down")
-            )
+            return replace(found, frame=found.frame.clear(), failed={"BBB": "it is down"})
 
-    universe = named("news: [made, also]")
+    text = _universe_yaml(INSTRUMENTS, "MKT").replace("reddit: made", "reddit: reddit", 1)
+    universe = Universe.parse(text.replace("news: made", "news: [made, also]"))
+    made, also = MadeSource(world), Failing(world, name="also")
+    providers = {"made": made, "also": also, "reddit": Off("reddit", WHY["reddit"])}
     with new_database() as url:
-        made, also = MadeSource(world), Failing(world, name="also")
-        graph = Graph(url, universe, made, {"sources": {"made": made, "also": also}})
-        result = graph.run(assets=["news"])
-        assert flagged(graph, result) == "news"
-        assert {source for _, source, _, _ in exceptions(graph, "news")} == {"also"}
-        assert set(graph.store.planner.missing("news", START, END)["symbol"]) == set(
-            universe.symbols
-        )
+        graph = Graph(url, universe, made, {"sources": providers})
+        result = graph.run()
+        assert flagged(graph, result) == "news,sentiment_scores"
+        assert exceptions(graph, "reddit") == [("AAA", "reddit", "no_answer", WHY["reddit"])]
+        assert exceptions(graph, "news") == [("BBB", "also", "failed", "it is down")]
+        missing = graph.store.planner.missing("news", START, END)
+        assert set(missing.select("symbol", "day").rows()) == {("BBB", day) for day in DAYS}
+        vectors = [g.table("state_vectors_1d") for g in (graph, ran)]
+        news = [g.table("features_1d") for g in (graph, ran)]
         graph.close()
+    unknown = pl.col("symbol").is_in(["AAA", "BBB"])
+    lost = vectors[0].filter(unknown)["sentiment"]
+    assert lost.len()
+    assert lost.null_count() == lost.len()
+    here, there = (frame.filter(~unknown)["sentiment"] for frame in vectors)
+    assert here.equals(there)
+    field = "news_sentiment_24h"
+    assert news[0].filter(symbol="BBB")[field].null_count() == news[0].filter(symbol="BBB").height
+    here, there = (frame.filter(pl.col("symbol") != "BBB")[field] for frame in news)
+    assert here.equals(there)
