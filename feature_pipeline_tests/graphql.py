@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any
@@ -60,9 +60,11 @@ class GraphQL:
             except (OSError, RuntimeError):
                 return False
 
-        _wait(loaded, seconds)
+        _wait(loaded, seconds, every=0.2)
 
-    def launch_backfill(self, assets: Sequence[str], start: date, end: date) -> str:
+    def launch_backfill(
+        self, assets: Sequence[str], start: date, end: date, tags: Mapping[str, str] | None = None
+    ) -> str:
         """What the dialogue of a range does; the backfill's id. Days are [start, end)."""
         answer = self.ask(
             """mutation($p: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $p) {
@@ -71,21 +73,45 @@ class GraphQL:
             p={
                 "assetSelection": [{"path": [asset]} for asset in assets],
                 "partitionNames": [day.isoformat() for day in days(start, end)],
+                "tags": _tags(tags or {}),
             },
         )["launchPartitionBackfill"]
-        if "backfillId" not in answer:
+        return _backfill_id(answer)
+
+    def cancel_backfill(self, backfill: str) -> None:
+        """What its *Cancel* does."""
+        answer = self.ask(
+            """mutation($b: String!) { cancelPartitionBackfill(backfillId: $b) {
+            __typename ... on PythonError { message } } }""",
+            b=backfill,
+        )["cancelPartitionBackfill"]
+        if answer["__typename"] != "CancelBackfillSuccess":
             raise RuntimeError(str(answer))
-        return str(answer["backfillId"])
+
+    def reexecute_backfill(self, backfill: str) -> str:
+        """What *Re-execute from failure* does; the new backfill's id."""
+        answer = self.ask(
+            """mutation($p: ReexecutionParams!) { reexecutePartitionBackfill(reexecutionParams: $p)
+            { __typename ... on LaunchBackfillSuccess { backfillId }
+            ... on PythonError { message } } }""",
+            p={"parentRunId": backfill, "strategy": "FROM_FAILURE"},
+        )["reexecutePartitionBackfill"]
+        return _backfill_id(answer)
+
+    def backfill(self, backfill: str) -> dict[str, Any]:
+        """Its `status` and `runs`."""
+        found: dict[str, Any] = self.ask(
+            """query($b: String!) { partitionBackfillOrError(backfillId: $b) {
+            ... on PartitionBackfill { status runs { id status tags { key value } } } } }""",
+            b=backfill,
+        )["partitionBackfillOrError"]
+        return found
 
     def wait_for_backfill(self, backfill: str, seconds: float) -> dict[str, Any]:
         """Its `status` and `runs` once it has ended."""
 
         def ended() -> Any:
-            found = self.ask(
-                """query($b: String!) { partitionBackfillOrError(backfillId: $b) {
-                ... on PartitionBackfill { status runs { id status tags { key value } } } } }""",
-                b=backfill,
-            )["partitionBackfillOrError"]
+            found = self.backfill(backfill)
             return found if found["status"] in _ENDED else None
 
         found: dict[str, Any] = _wait(ended, seconds)
@@ -110,9 +136,7 @@ class GraphQL:
                     "assetSelection": [{"path": [asset]} for asset in assets],
                 },
                 "runConfigData": {},
-                "executionMetadata": {
-                    "tags": [{"key": key, "value": value} for key, value in tags.items()]
-                },
+                "executionMetadata": {"tags": _tags(tags)},
             },
         )["launchPipelineExecution"]
         if "run" not in answer:
@@ -154,10 +178,20 @@ class GraphQL:
         return {**found[0], "timestamp": float(found[0]["timestamp"]) / 1000}
 
 
-def _wait(look: Any, seconds: float) -> Any:
+def _tags(tags: Mapping[str, str]) -> list[dict[str, str]]:
+    return [{"key": key, "value": value} for key, value in tags.items()]
+
+
+def _backfill_id(answer: Mapping[str, Any]) -> str:
+    if "backfillId" not in answer:
+        raise RuntimeError(str(answer))
+    return str(answer["backfillId"])
+
+
+def _wait(look: Any, seconds: float, every: float = 1.0) -> Any:
     found = tenacity.Retrying(
         retry=tenacity.retry_if_result(lambda result: not result),
-        wait=tenacity.wait_fixed(0.2),
+        wait=tenacity.wait_fixed(every),
         stop=tenacity.stop_after_delay(seconds),
         retry_error_callback=lambda _: None,
     )(look)
