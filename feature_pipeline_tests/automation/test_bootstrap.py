@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 
@@ -17,11 +17,12 @@ import pytest
 from feature_pipeline.automation import estimate as estimates
 from feature_pipeline.automation.backfill import runs_for
 from feature_pipeline.automation.estimate import Estimate, estimate
-from feature_pipeline.resources import code_versions, store
+from feature_pipeline.resources import CREDENTIALS, code_versions, sources, store
 from feature_pipeline.settings import Settings
 from feature_pipeline.sources import Kind, seconds_per_call
+from feature_pipeline.sources.http import Limits
 from feature_pipeline.sources.sample import SampleSource
-from feature_pipeline.stack import Stack
+from feature_pipeline.universe import Universe
 from feature_pipeline_tests.assets.markets import URL_VARIABLE, Markets, universe_yaml
 from feature_pipeline_tests.assets.support import Graph, assert_same_tables
 from feature_pipeline_tests.assets.world import MadeSource, World
@@ -43,27 +44,6 @@ MAIN = (sys.executable, "-m", "feature_pipeline_tests.automation.bootstrap")
 @pytest.fixture
 def markets(provider_server: ProviderServer) -> Markets:
     return Markets(provider_server, START, END + timedelta(days=30), "coinbase")
-
-
-@pytest.fixture
-def new_empty(new_database, tmp_path_factory, redis_server) -> Iterator[Callable[[], Place]]:
-    """Makes places without a row whose universe is that of the markets."""
-    made = []
-
-    def place() -> Place:
-        opened = new_database()
-        url = opened.__enter__()
-        made.append(opened)
-        home = tmp_path_factory.mktemp("home")
-        file = home / "universe.yaml"
-        file.write_text(universe_yaml(START, "coinbase"))
-        settings = Settings(database_url=url, redis_url=redis_server.url, home=home, universe=file)
-        Stack(settings).prepare_dagster()
-        return Place(settings)
-
-    yield place
-    for opened in made:
-        opened.__exit__(None, None, None)
 
 
 @contextmanager
@@ -97,9 +77,10 @@ def fx_asked(asked: list[Request]) -> list[date]:
 
 
 def test_killed_in_the_middle_of_a_fetch_it_goes_on_where_it_was(
-    new_empty, new_database, markets, provider_server
+    new_place, new_database, markets, provider_server
 ):
-    place, reached, let_go = new_empty(), threading.Event(), threading.Event()
+    place = new_place(universe_yaml(START, "coinbase"))
+    reached, let_go = threading.Event(), threading.Event()
 
     def hold_the_second_run(request: Request) -> Answer:
         if len(fx_asked(provider_server.asked)) > 2:  # bid and ask of the first
@@ -162,7 +143,7 @@ class Provider:
 
     def __init__(self, name: str, seconds: float, days: int = 0) -> None:
         self.name, self.days = name, days
-        self.seconds_per_call = seconds
+        self.limits = Limits(requests=1, seconds=seconds)
 
     def calls(self, kind: Kind, instruments, start: date, end: date) -> int:
         """One request per instrument, or one per so many days of each."""
@@ -185,8 +166,8 @@ def outlook(place: Place, share: Provider, fx: Provider, coin: Provider, **more)
         )
 
 
-def test_runs_are_as_long_as_a_kill_may_cost(new_empty):
-    place, whole = new_empty(), (END - START).days
+def test_runs_are_as_long_as_a_kill_may_cost(new_place):
+    place, whole = new_place(universe_yaml(START, "coinbase")), (END - START).days
     quick, none = Provider("a", 0.5), Provider("b", 0.0)
 
     # A handful of questions: one run.
@@ -227,6 +208,9 @@ def test_runs_are_as_long_as_a_kill_may_cost(new_empty):
     assert found.work["ohlcv_1d"].calls == 6
 
 
-def test_a_source_without_a_pace_has_none():
+def test_whoever_is_asked_over_the_network_has_a_pace():
+    keys = {name: "x y@z.example" for names in CREDENTIALS.values() for name in names}
+    found = sources(Settings(**keys), Universe.load())
+    paces = {name: seconds_per_call(source) for name, source in found.items()}
+    assert [name for name, pace in paces.items() if pace == 0.0] == ["sample"]
     assert seconds_per_call(object()) == 0.0
-    assert seconds_per_call(SampleSource()) == 0.0
