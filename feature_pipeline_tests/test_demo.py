@@ -13,20 +13,29 @@ import pytest
 from feature_pipeline.schemas import STATE_VECTOR_FIELDS
 from feature_pipeline.settings import Settings
 from feature_pipeline.stack import Stack
+from feature_pipeline_tests.cli.conftest import invoke
 from feature_pipeline_tests.stack.helpers import CLI, environment, everything_of
 
 SYMBOLS = ["AAPL", "FB", "GOOG", "GSPC", "IBM", "IXIC", "MSFT"]
 
 
-def command(home: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+PLAIN = {"COLUMNS": "100", "NO_COLOR": "1"}
+
+
+def demo(home: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*CLI, *words],
-        env=environment(home, **{"COLUMNS": "100", "NO_COLOR": "1"} | variables),
+        [*CLI, "demo", "--no-ui"],
+        env=environment(home, **PLAIN),
         capture_output=True,
         text=True,
         check=False,
         timeout=400,
     )
+
+
+def command(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Another command, in this process, on servers of that home that it starts and stops."""
+    return invoke(*words, FEATURE_PIPELINE_HOME=str(home), **PLAIN)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +44,7 @@ def demonstrated() -> Iterator[tuple[Path, str]]:
     with tempfile.TemporaryDirectory(prefix="feature_pipeline.") as name:
         home = Path(name).resolve()
         try:
-            done = command(home, "demo", "--no-ui")
+            done = demo(home)
             assert done.returncode == 0, done.stderr
             assert not everything_of(home)
             yield home, done.stdout
@@ -65,7 +74,7 @@ def test_it_prints_every_symbols_vector_with_its_moment(demonstrated):
 
 def test_a_second_run_backfills_nothing_and_ends_in_the_same_values(demonstrated):
     home, first = demonstrated
-    done = command(home, "demo", "--no-ui")
+    done = demo(home)
     assert done.returncode == 0, done.stderr
     assert "every partition is up to date" in done.stdout
     assert "partitions," not in done.stdout
@@ -102,27 +111,17 @@ def test_redis_can_be_rebuilt_by_hand(demonstrated):
     assert done.stdout.startswith(f"written {7 + 3 + 14}, refreshed 0, older 0, refused 0")
 
 
-@pytest.mark.parametrize(
-    ("words", "named"),
-    [
-        (("show", "NOPE"), "NOPE"),
-        (("backfill", "--start", "2013-02-01", "--end", "2013-01-01"), "after end"),
-        (("backfill", "--start", "2013-02-31", "--end", "2013-03-01"), "2013-02-31"),
-        (("backfill", "--start", "2013-02-01", "--end", "2013-02-01", "--assets", "x"), "'x'"),
-        (("backfill", "--start", "2013-02-01", "--end", "2013-02-01", "--symbols", "x"), "'x'"),
-    ],
-)
-def test_a_wrong_argument_is_one_line(demonstrated, words, named):
+def test_what_has_no_vector_is_one_line(demonstrated, migrated_database_url, redis_url):
     home, _ = demonstrated
-    done = command(home, *words)
-    assert done.returncode == 1
-    (line,) = done.stderr.strip().splitlines()
-    assert line.startswith("feature-pipeline: ")
-    assert named in line
-
-
-def test_an_empty_store_has_no_vector_to_show(make_home):
-    done = command(make_home(), "show", "AAPL")
-    assert done.returncode == 1
-    (line,) = done.stderr.strip().splitlines()
-    assert "feature-pipeline migrate" in line or "no state vector of AAPL" in line
+    empty = {
+        "FEATURE_PIPELINE_DATABASE_URL": migrated_database_url,
+        "FEATURE_PIPELINE_REDIS_URL": redis_url,
+    }
+    for done, named in (
+        (command(home, "show", "NOPE"), "NOPE"),
+        (invoke("show", "AAPL", **PLAIN, **empty), "no state vector of AAPL"),
+    ):
+        assert done.returncode == 1
+        (line,) = done.stderr.strip().splitlines()
+        assert line.startswith("feature-pipeline: ")
+        assert named in line

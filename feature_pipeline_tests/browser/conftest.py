@@ -18,6 +18,7 @@ from feature_pipeline.automation.backfill import backfill, chunks
 from feature_pipeline.resources import prepare_database
 from feature_pipeline.settings import Settings
 from feature_pipeline.stack import Stack
+from feature_pipeline_tests.stack.helpers import hurry
 
 CHROMIUM_VARIABLE = "FEATURE_PIPELINE_TEST_CHROMIUM"
 FILLED = (date(2012, 11, 1), date(2012, 12, 1))
@@ -54,6 +55,7 @@ def stack(chromium: str) -> Iterator[Stack]:
         current = running.resolved_settings()
         backfill(current, chunks(*FILLED), running.environment(), lambda _: None, home / "log.txt")
         running.start_dagster()
+        hurry(running)
         yield running
     running.delete()
     shutil.rmtree(home, ignore_errors=True)
@@ -63,10 +65,10 @@ def stack(chromium: str) -> Iterator[Stack]:
 def daemon_ahead(stack: Stack) -> Iterator[Callable[..., None]]:
     """Puts a daemon in the place of Dagster's own whose clock is ahead by so much."""
     assert stack.dagster is not None
-    own = stack.dagster._children["daemon"]
     started: list[subprocess.Popen[bytes]] = []
 
     def start(**ahead: float) -> None:
+        own = stack.dagster._children["daemon"]
         own.terminate()
         own.wait(60)
         seconds = str(timedelta(**ahead).total_seconds())
@@ -86,7 +88,7 @@ def daemon_ahead(stack: Stack) -> Iterator[Callable[..., None]]:
     for daemon in started:
         daemon.terminate()
         daemon.wait(60)
-    stack.dagster.ensure()  # other tests want a daemon of the present
+    hurry(stack)  # other tests want a daemon of the present
 
 
 @pytest.fixture(scope="session")

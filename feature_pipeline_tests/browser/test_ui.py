@@ -38,7 +38,6 @@ def test_a_backfill_is_started_from_the_ui_and_succeeds(page: Page, stack: Stack
     expect(dialog).to_be_hidden()
     page.goto("/runs?view=backfills")
     expect(page.get_by_text("5 partitions")).to_be_visible()
-    # The daemon looks for new backfills every thirty seconds.
     expect(page.get_by_text("Success", exact=True)).to_be_visible(timeout=120_000)
     with psycopg.connect(stack.database_url) as database:
         rows = database.execute(
