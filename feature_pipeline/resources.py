@@ -52,13 +52,13 @@ def store(settings: Settings, *, reading: bool = False) -> Store:
     Raises:
         SettingsError: there is no database.
     """
-    active = scorer(settings)
+    active, universe = scorer(settings), load_universe(settings)
     named = reading and settings.reader_database_url is not None
     address = _address(settings, "reader_database_url" if named else "database_url")
     return Store(
         Database(address, settings.database_timeout_s),
-        load_universe(settings),
-        build_tables(active.model, active.revision),
+        universe,
+        build_tables(active.model, active.revision, universe.timeframes),
         wait=timedelta(seconds=settings.hole_wait_s),
         off=off(settings),
         macro_provider=settings.macro_source,
@@ -79,7 +79,7 @@ def code_versions(universe: Universe, settings: Settings | None = None) -> dict[
     """
     over = f" universe@{universe.digest}"
     active = scorer(settings or Settings())
-    tables = build_tables(active.model, active.revision)
+    tables = build_tables(active.model, active.revision, universe.timeframes)
     return {asset: code_version(asset, tables) + over * over_universe(asset) for asset in tables}
 
 

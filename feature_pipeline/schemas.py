@@ -15,11 +15,13 @@ from typing import Literal
 
 import polars as pl
 
+from feature_pipeline import timeframes
 from feature_pipeline.errors import SchemaError
 
 UTC_TIME = pl.Datetime("us", "UTC")
 
-TIMEFRAMES = ("1d",)
+TIMEFRAMES = tuple(timeframes.TIMEFRAMES)
+"""Every timeframe that there are tables of; which of them are used is the universe's to say."""
 
 GRID_START = date(2000, 1, 1)
 """The first UTC day of the one partition grid."""
@@ -52,7 +54,7 @@ class Column:
 
     `dtype` is the Polars type of a frame; `sql_type` follows from it unless given (jsonb).
     `provenance` columns tell how a row came to be known; a re-collected row that differs in
-    nothing else is the same row.
+    nothing else is the same row. `absent` is why a row without a value is rejected.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Column:
     nullable: bool = False
     sql: str = ""
     provenance: bool = False
+    absent: str = ""
 
     @property
     def sql_type(self) -> str:
@@ -74,6 +77,7 @@ _SQL_TYPES: dict[object, str] = {
     pl.Int64: "bigint",
     pl.String: "text",
     pl.Boolean: "boolean",
+    pl.Date: "date",
     UTC_TIME: "timestamp with time zone",
     pl.List(pl.String): "text[]",
 }
@@ -209,6 +213,16 @@ class TableSchema:
         return tuple(c.name for c in self.columns)
 
     @property
+    def timeframe(self) -> str | None:
+        """The timeframe of its bars; None where it has none."""
+        return timeframes.of(self.asset)
+
+    @property
+    def intraday(self) -> bool:
+        """Whether a session has several of its rows."""
+        return self.timeframe not in (None, timeframes.DAILY)
+
+    @property
     def about_instruments(self) -> bool:
         """Whether a row speaks of one instrument, or of some."""
         return not {"symbol", "symbols"}.isdisjoint(self.names)
@@ -302,6 +316,22 @@ def time_columns(about: str) -> tuple[Column, ...]:
 
 BAR_TIME = time_columns("open of the bar; for a daily bar its session date, 00:00 UTC")
 
+SESSION = Column(
+    "session",
+    pl.Date,
+    "date of the session, which may begin on the UTC day before",
+    absent="no bar of a session begins then, by the instrument's calendar",
+)
+
+FILLED = "filled"
+"""Of intraday frames that computations read, the column that tells bars without a trade, which
+windows count and of which nothing is written; see `storage/filling.py`."""
+
+
+def bar_key(timeframe: str) -> tuple[Column, ...]:
+    """What every row of a bar begins with: whose, of when, and, intraday, of which session."""
+    return (SYMBOL, *BAR_TIME, *((SESSION,) if timeframe != timeframes.DAILY else ()))
+
 
 def _not_finite(*names: str) -> pl.Expr:
     return pl.any_horizontal(pl.col(n).is_null() | ~pl.col(n).is_finite() for n in names)
@@ -318,8 +348,7 @@ def ohlcv(timeframe: str) -> TableSchema:
         description="Open, high, low, close and volume as traded: no adjustment of any kind.",
         key=("symbol", "time"),
         columns=(
-            SYMBOL,
-            *BAR_TIME,
+            *bar_key(timeframe),
             Column("open", pl.Float64, "first trade", unit="price"),
             Column("high", pl.Float64, "highest trade", unit="price"),
             Column("low", pl.Float64, "lowest trade", unit="price"),
@@ -351,7 +380,7 @@ def ohlcv(timeframe: str) -> TableSchema:
                         pl.col("time") != pl.col("time").dt.truncate("1d"),
                     ),
                 )
-                if timeframe == "1d"
+                if timeframe == timeframes.DAILY
                 else ()
             ),
         ),
@@ -525,13 +554,18 @@ INSIDER_TRANSACTIONS = TableSchema(
     may_be_empty=True,
 )
 
-SOURCE_TABLES: tuple[TableSchema, ...] = (
-    *(ohlcv(timeframe) for timeframe in TIMEFRAMES),
+EVENT_TABLES: tuple[TableSchema, ...] = (
     CORPORATE_ACTIONS,
     documents("news"),
     documents("reddit"),
     MACRO_INDICATORS,
     INSIDER_TRANSACTIONS,
+)
+"""The tables that come from a source and are no bars."""
+
+SOURCE_TABLES: tuple[TableSchema, ...] = (
+    *(ohlcv(timeframe) for timeframe in TIMEFRAMES),
+    *EVENT_TABLES,
 )
 
 # -- beside the graph: the trading side's tables, compared ----------------------------------------

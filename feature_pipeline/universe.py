@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from functools import cache, cached_property
 from importlib import resources
 from itertools import pairwise
@@ -26,12 +26,14 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
 from feature_pipeline.errors import UniverseError
 from feature_pipeline.schemas import UTC_TIME
 from feature_pipeline.symbols import checked_symbol, is_symbol, is_ticker, quoted, why_no_symbol
+from feature_pipeline.timeframes import DAILY, TIMEFRAMES
 
 DEFAULT = Path(str(resources.files("feature_pipeline") / "universe.yaml"))
 """The universe that ships with the package: the sample's."""
@@ -182,6 +184,21 @@ class _File(_Strict):
     instruments: Annotated[tuple[Instrument, ...], Field(strict=False)]
     feeds: Annotated[tuple[Name, ...], Field(strict=False)] = ()
     subreddits: Annotated[tuple[Name, ...], Field(strict=False)] = ()
+    timeframes: Annotated[tuple[str, ...], Field(strict=False)] = (DAILY,)
+
+    @field_validator("timeframes")
+    @classmethod
+    def _known_timeframes(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        for name in given:
+            if name not in TIMEFRAMES:
+                raise ValueError(f"{quoted(name)} is none; there are {', '.join(TIMEFRAMES)}")
+        if len(set(given)) < len(given):
+            raise ValueError("one of them is there twice; name each once")
+        if DAILY not in given:
+            raise ValueError(
+                f"{DAILY} is missing; add it: splits, documents and macro series come with it"
+            )
+        return tuple(name for name in TIMEFRAMES if name in given)
 
 
 class Universe:
@@ -196,11 +213,13 @@ class Universe:
         benchmark: str,
         feeds: Sequence[str] = (),
         subreddits: Sequence[str] = (),
+        timeframes: Sequence[str] = (DAILY,),
     ) -> None:
         self.instruments = tuple(sorted(instruments, key=lambda i: i.id))
         self.benchmark = benchmark
         self.feeds = tuple(feeds)
         self.subreddits = tuple(subreddits)
+        self.timeframes = tuple(timeframes)
         self._by_id = {i.id: i for i in self.instruments}
 
     @classmethod
@@ -234,7 +253,7 @@ class Universe:
         problem = _across(file)
         if problem:
             raise UniverseError(f"{origin}: {problem}")
-        return cls(file.instruments, file.benchmark, file.feeds, file.subreddits)
+        return cls(file.instruments, file.benchmark, file.feeds, file.subreddits, file.timeframes)
 
     @property
     def symbols(self) -> tuple[str, ...]:
@@ -307,29 +326,103 @@ class Universe:
         Raises:
             UniverseError: a symbol is not in the universe.
         """
-        if symbols is None:
-            chosen: Sequence[Instrument] = self.instruments
-        else:
-            chosen = [self._by_id[i] for i in {self.resolve(s).id for s in symbols}]
-        return expected_sessions(chosen, start, end)
+        return expected_sessions(self._chosen(symbols), start, end)
 
-    def lookback_start(self, day: date, bars: int) -> date:
-        """The latest date from which every calendar in use has `bars` sessions before `day`.
+    def bars(
+        self, timeframe: str, start: date, end: date, symbols: Sequence[str] | None = None
+    ) -> pl.DataFrame:
+        """The grid: the bars of which sessions consist, those with `time` in `[start, end)`.
+
+        A session's bars begin at its open, and anew after a break; the last one before a break or
+        the close may be shorter than the others.
+
+        Args:
+            timeframe: how long they are.
+            start: first UTC day.
+            end: the first day no longer.
+            symbols: ids, or symbols that `resolve` knows; all by default.
+
+        Returns:
+            `symbol`, `time` (the bar's open; of a daily bar its session date, 00:00 UTC), `end`
+            (UTC) and `session` (Date), sorted by symbol and time: what lies in sessions of each
+            instrument's `[first_day, end_day)`.
+
+        Raises:
+            UniverseError: a symbol is not in the universe.
+        """
+        empty = {"symbol": pl.String, "time": UTC_TIME, "end": UTC_TIME, "session": pl.Date}
+        frames = [pl.DataFrame(schema=empty)]
+        for calendar, group in _by_calendar(self._chosen(symbols)).items():
+            grid = calendar_bars(calendar, timeframe, start, end)
+            session = pl.col("session")
+            frames.append(
+                _spans(group)
+                .lazy()
+                .join(grid.lazy(), how="cross", maintain_order="left_right")
+                .filter(
+                    session >= pl.col("_from").dt.date(),
+                    pl.col("_to").is_null() | (session < pl.col("_to").dt.date()),
+                )
+                .select(*empty)
+                .collect()
+            )
+        return frames[1] if len(frames) == 2 else pl.concat(frames).sort("symbol", "time")
+
+    def session_days(
+        self, start: date, end: date, symbols: Sequence[str] | None = None
+    ) -> pl.DataFrame:
+        """The sessions, each cut at midnight UTC, in `[start, end)`: what of them a day contains.
+
+        Returns:
+            `symbol`, `time` (session date, 00:00 UTC), `day`, `since` and `until` (UTC), in no
+            particular order. The bar that is under way at midnight belongs to the day on which it
+            began: `until` allows an hour for it.
+        """
+        around = timedelta(days=1)
+        own = self.sessions(start - around, end + around, symbols)
+        begin, days = pl.col("open").dt.date(), timedelta(days=1)
+        last = (pl.col("close") - timedelta(microseconds=1)).dt.date()
+        parts = own.with_columns(day=pl.date_ranges(begin, last, closed="both")).explode("day")
+        day = pl.col("day").cast(UTC_TIME)
+        return parts.filter(pl.col("day") >= start, pl.col("day") < end).select(
+            "symbol",
+            "time",
+            "day",
+            since=pl.max_horizontal("open", day),
+            until=pl.min_horizontal("close", day + days + timedelta(hours=1)),
+        )
+
+    def _chosen(self, symbols: Sequence[str] | None) -> Sequence[Instrument]:
+        if symbols is None:
+            return self.instruments
+        return [self._by_id[i] for i in {self.resolve(s).id for s in symbols}]
+
+    def lookback_start(self, day: date, bars: int, timeframe: str = DAILY) -> date:
+        """The latest date from which every calendar in use has `bars` bars before `day`.
 
         `day` itself if `bars` is 0; the calendar's first session where it does not reach that far.
         """
-        return self.lookback_starts(pl.Series([day], dtype=pl.Date), bars)[0]
+        return self.lookback_starts(pl.Series([day], dtype=pl.Date), bars, timeframe)[0]
 
-    def lookback_starts(self, days: pl.Series, bars: int) -> pl.Series:
+    def lookback_starts(self, days: pl.Series, bars: int, timeframe: str = DAILY) -> pl.Series:
         """`lookback_start` of each of `days` (Date), in their order."""
         starts = days.alias("start")
         if bars <= 0:
             return starts
         midnights = days.cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
         for calendar in sorted({i.calendar for i in self.instruments}):
-            times = calendar_sessions(calendar)["time"]
-            before = times.search_sorted(midnights, side="left").cast(pl.Int64)
-            first = times.gather((before - bars).clip(0)).dt.date()
+            sessions = calendar_sessions(calendar)
+            if timeframe == DAILY:
+                times = sessions["time"]
+                before = times.search_sorted(midnights, side="left").cast(pl.Int64)
+                first = times.gather((before - bars).clip(0)).dt.date()
+            else:
+                counted = bars_before(calendar, timeframe)
+                # A session that began on the day before counts as if it had no bar until midnight.
+                before = sessions["close"].search_sorted(midnights, side="right").cast(pl.Int64)
+                wanted = counted.gather(before.clip(0, counted.len() - 1)) - bars
+                at = counted.search_sorted(wanted, side="right").cast(pl.Int64) - 1
+                first = sessions["open"].gather(at.clip(0, sessions.height - 1)).dt.date()
             starts = pl.select(
                 pl.when(before > 0).then(pl.min_horizontal(starts, first)).otherwise(starts)
             ).to_series()
@@ -383,16 +476,9 @@ def _instrument_days(
 ) -> pl.DataFrame:
     time = sessions["time"]
     low, high = (int(time.search_sorted(midnight(d), side="left")) for d in (start, end))
-    spans = pl.DataFrame(
-        {
-            "symbol": [i.id for i in group],
-            "_from": [midnight(i.first_day) for i in group],
-            "_to": [None if i.end_day is None else midnight(i.end_day) for i in group],
-        },
-        schema={"symbol": pl.String, "_from": UTC_TIME, "_to": UTC_TIME},
-    )
     return (
-        spans.lazy()
+        _spans(group)
+        .lazy()
         .join(sessions[low : max(low, high)].lazy(), how="cross", maintain_order="left_right")
         .filter(
             pl.col("time") >= pl.col("_from"),
@@ -400,6 +486,17 @@ def _instrument_days(
         )
         .drop("_from", "_to")
         .collect()
+    )
+
+
+def _spans(group: Sequence[Instrument]) -> pl.DataFrame:
+    return pl.DataFrame(
+        {
+            "symbol": [i.id for i in group],
+            "_from": [midnight(i.first_day) for i in group],
+            "_to": [None if i.end_day is None else midnight(i.end_day) for i in group],
+        },
+        schema={"symbol": pl.String, "_from": UTC_TIME, "_to": UTC_TIME},
     )
 
 
@@ -418,17 +515,88 @@ def calendar_sessions(calendar: str) -> pl.DataFrame:
         UniverseError: the calendar package lists it and cannot build it.
     """
     # The year is part of the cache's key: a process that lives past New Year sees the next one.
-    return _build_calendar(calendar, datetime.now(UTC).year + 1)
+    return _sessions_alone(calendar, datetime.now(UTC).year + 1)
+
+
+def calendar_bars(calendar: str, timeframe: str, start: date, end: date) -> pl.DataFrame:
+    """The bars of a calendar with `time` in `[start, end)`; columns as `Universe.bars`, but symbol.
+
+    Raises:
+        UniverseError: the calendar package lists it and cannot build it.
+    """
+    stretches = trading(calendar)
+    first, last = midnight(start), midnight(end)
+    if timeframe == DAILY:
+        found = calendar_sessions(calendar).select(
+            "time", end="close", session=pl.col("time").dt.date()
+        )
+    else:
+        step = TIMEFRAMES[timeframe].step
+        low = int(stretches["end"].search_sorted(first, side="right"))
+        high = int(stretches["start"].search_sorted(last, side="left"))
+        found = (
+            stretches[low : max(low, high)]
+            .with_columns(time=pl.datetime_ranges("start", "end", step, closed="left"))
+            .explode("time", empty_as_null=False)
+            .select("time", end=pl.min_horizontal(pl.col("time") + step, "end"), session="session")
+        )
+    return found.filter(pl.col("time") >= first, pl.col("time") < last)
+
+
+def trading(calendar: str) -> pl.DataFrame:
+    """Every stretch of time in which a calendar trades without a break.
+
+    Returns:
+        `session` (Date), `start`, `end` (UTC), sorted: one per session, or one to either side of
+        its break.
+    """
+    return _stretches(calendar, datetime.now(UTC).year + 1)
+
+
+def bars_before(calendar: str, timeframe: str) -> pl.Series:
+    """How many bars all sessions before each session of a calendar have together (Int64)."""
+    return _bars_before(calendar, timeframe, datetime.now(UTC).year + 1)
+
+
+@cache
+def _bars_before(calendar: str, timeframe: str, last_year: int) -> pl.Series:
+    step = TIMEFRAMES[timeframe].step
+    length = pl.col("end") - pl.col("start")
+    microseconds = step // timedelta(microseconds=1)
+    bars = -(-length.dt.total_microseconds() // microseconds)
+    counted = _stretches(calendar, last_year).group_by("session", maintain_order=True)
+    return counted.agg(bars=bars.sum())["bars"].cum_sum().shift(1, fill_value=0)
+
+
+@cache
+def _stretches(calendar: str, last_year: int) -> pl.DataFrame:
+    every = _build_calendar(calendar, last_year).with_columns(session=pl.col("time").dt.date())
+    broken = pl.col("break_start").is_not_null() & pl.col("break_end").is_not_null()
+    before = every.select(
+        "session",
+        start="open",
+        end=pl.when(broken).then("break_start").otherwise("close"),
+    )
+    after = every.filter(broken).select("session", start="break_end", end="close")
+    return pl.concat([before, after]).sort("start")
+
+
+@cache
+def _sessions_alone(calendar: str, last_year: int) -> pl.DataFrame:
+    return _build_calendar(calendar, last_year).select("time", "open", "close")
 
 
 @cache
 def _build_calendar(calendar: str, last_year: int) -> pl.DataFrame:
-    """`time`, `open`, `close` of every session, sorted. Slow (0.1 to 1 s), hence cached."""
+    """`time`, `open`, `break_start`, `break_end`, `close` of every session, sorted. Slow (0.1 to
+    1 s), hence cached."""
     schedule = _exchange_calendar(calendar, f"{last_year}-12-31").schedule
     utc = {
         "time": schedule.index.to_numpy(),
-        "open": schedule["open"].dt.tz_localize(None).to_numpy(),
-        "close": schedule["close"].dt.tz_localize(None).to_numpy(),
+        **{
+            name: schedule[name].dt.tz_localize(None).to_numpy()
+            for name in ("open", "break_start", "break_end", "close")
+        },
     }
     return pl.DataFrame(utc).with_columns(
         pl.all().cast(pl.Datetime("us")).dt.replace_time_zone("UTC")

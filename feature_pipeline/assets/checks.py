@@ -8,10 +8,10 @@ The days are those of the run. Executed alone and without a partition, the check
 """
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import date, timedelta
-from functools import cached_property
+from functools import cache, cached_property
 
 import dagster as dg
 import polars as pl
@@ -23,7 +23,7 @@ from dagster._core.storage.tags import (
 
 from feature_pipeline.assets import completeness, judgements, recency, verdicts
 from feature_pipeline.assets.verdicts import Verdict
-from feature_pipeline.features.catalogue import TABLES
+from feature_pipeline.features.catalogue import ALL_TABLES
 from feature_pipeline.features.declarations import ACTIONS, BARS, STATE_ASSET
 from feature_pipeline.storage.audit import Audit
 from feature_pipeline.storage.io_manager import StorageIOManager, tagged_symbols
@@ -116,7 +116,7 @@ def description(judge: Callable[..., Verdict]) -> str:
 
 def checks_of(asset: str) -> tuple[Check, ...]:
     """The checks that an asset has, those that hold back what is downstream first."""
-    table = TABLES[asset]
+    table = ALL_TABLES[asset]
     grid = on_grid(table)
     # Scores and macro releases have no key but their identity: the database keeps them apart.
     daily = grid and asset.endswith("_1d")
@@ -163,8 +163,14 @@ def _table_checks(asset: str) -> dg.AssetChecksDefinition:
     return run
 
 
-TABLE_CHECKS = tuple(_table_checks(asset) for asset in TABLES)
-"""The checks of all tables."""
+@cache
+def _made(asset: str) -> dg.AssetChecksDefinition:
+    return _table_checks(asset)
+
+
+def table_checks(assets: Iterable[str]) -> list[dg.AssetChecksDefinition]:
+    """The checks of some tables."""
+    return [_made(asset) for asset in assets]
 
 
 def _asked(context: dg.AssetCheckExecutionContext, store: Store, asset: str) -> Asked:

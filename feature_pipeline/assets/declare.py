@@ -13,12 +13,18 @@ import dagster as dg
 from feature_pipeline.assets.lineage import column_lineage, described
 from feature_pipeline.assets.pools import DATABASE, Place
 from feature_pipeline.errors import SourceError
-from feature_pipeline.features.catalogue import DECLARED, TABLES, Feature, column_inputs
+from feature_pipeline.features.catalogue import (
+    ALL_DECLARED,
+    ALL_TABLES,
+    Feature,
+    column_inputs,
+)
 from feature_pipeline.partitions import DAILY
-from feature_pipeline.schemas import TIMEFRAMES, Fetched, Input, TableSchema
+from feature_pipeline.schemas import Fetched, Input, TableSchema
 from feature_pipeline.sources import Off
 from feature_pipeline.storage.planning import kind_of
 from feature_pipeline.storage.store import WritePlan
+from feature_pipeline.timeframes import stem
 from feature_pipeline.universe import Instrument, SourceKind, Universe
 
 STORAGE = "storage"
@@ -36,8 +42,11 @@ OWNERS: Mapping[Group, Sequence[str]] = {
 
 
 def table_asset(asset: str, *, group: Group) -> dict[str, Any]:
-    """Keyword arguments for `dg.asset`: name, group, partitions, inputs, columns, lineage."""
-    table = TABLES[asset]
+    """Keyword arguments for `dg.asset`: name, group, partitions, inputs, columns, lineage.
+
+    The body's arguments are named after the inputs, without their timeframe.
+    """
+    table = ALL_TABLES[asset]
     return {
         "name": asset,
         "group_name": group,
@@ -47,7 +56,7 @@ def table_asset(asset: str, *, group: Group) -> dict[str, Any]:
         "io_manager_key": STORAGE,
         "partitions_def": DAILY,
         "deps": [] if table.derived or not _about_instruments(table) else ["instruments"],
-        "ins": {needed.asset: _in(needed) for needed in table.inputs},
+        "ins": {stem(needed.asset): _in(needed) for needed in table.inputs},
         "metadata": {
             "dagster/table_name": table.table,
             "dagster/column_schema": column_schema(table),
@@ -79,17 +88,16 @@ def _in(needed: Input) -> dg.AssetIn:
 
 def tags(table: TableSchema) -> dict[str, str]:
     """What to filter by in the UI: layer, write mode, and timeframe where the table has one."""
-    timeframe = table.asset.rpartition("_")[2]
     return {
         "layer": "derived" if table.derived else "source",
         "write_mode": table.mode,
-        **({"timeframe": timeframe} if timeframe in TIMEFRAMES else {}),
+        **({"timeframe": table.timeframe} if table.timeframe else {}),
     }
 
 
 def column_schema(table: TableSchema) -> dg.TableSchema:
     """The columns: type, unit, meaning, what they follow from; and the rules of the table."""
-    declared = {feature.column: feature for feature in DECLARED.get(table.asset, ())}
+    declared = {feature.column: feature for feature in ALL_DECLARED.get(table.asset, ())}
     follows = column_inputs(table.asset)
     return dg.TableSchema(
         columns=[
@@ -183,7 +191,7 @@ def asked_of(
     asset: str, universe: Universe, sources: Mapping[str, Any], macro_source: Any
 ) -> tuple[dict[str, dg.MarkdownMetadataValue], dict[str, str]]:
     """Metadata and tags of a source's table: who is asked, who is off, and what to do about it."""
-    table = TABLES[asset]
+    table = ALL_TABLES[asset]
     if table.derived:
         return {}, {}
     named: dict[str, int] = {}

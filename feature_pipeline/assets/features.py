@@ -8,28 +8,34 @@ from feature_pipeline.features.price_features import compute_features
 from feature_pipeline.universe import Universe
 
 
-@dg.asset(**table_asset("features_1d", group="signals"))
-def features_1d(
-    ohlcv_1d: pl.DataFrame,
-    corporate_actions: pl.DataFrame,
-    indicators_1d: pl.DataFrame,
-    sentiment_scores: pl.DataFrame,
-    insider_transactions: pl.DataFrame,
-    universe: dg.ResourceParam[Universe],
-) -> pl.DataFrame:
-    """The features of the catalogue, one column each, from what was available at each bar.
+def features(timeframe: str) -> dg.AssetsDefinition:
+    """The asset of a timeframe."""
 
-    Returns, volatility, momentum and beta on total return; aggregates over the members of that
-    day; sentiment from documents, and what insiders did from filings, available by the bar's own
-    moment.
-    """
-    return compute_features(
-        ohlcv_1d,
-        corporate_actions,
-        indicators_1d,
-        sentiment_scores,
-        insider_transactions,
-        universe.members(),
-        universe.benchmark,
-        tuple(universe.providers("insiders")),
-    )
+    @dg.asset(**table_asset(f"features_{timeframe}", group="signals"))
+    def asset(
+        ohlcv: pl.DataFrame,
+        corporate_actions: pl.DataFrame,
+        indicators: pl.DataFrame,
+        sentiment_scores: pl.DataFrame,
+        insider_transactions: pl.DataFrame,
+        universe: dg.ResourceParam[Universe],
+    ) -> pl.DataFrame:
+        """The features of the catalogue, one column each, from what was available at each bar.
+
+        Returns, volatility, momentum and beta on total return; aggregates over the members of that
+        day; sentiment from documents, and what insiders did from filings, available by the bar's
+        own moment.
+        """
+        return compute_features(
+            ohlcv,
+            corporate_actions,
+            indicators,
+            sentiment_scores,
+            insider_transactions,
+            universe.members(),
+            universe.benchmark,
+            tuple(universe.providers("insiders")),
+            timeframe,
+        )
+
+    return asset

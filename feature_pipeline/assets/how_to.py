@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import dagster as dg
 
+from feature_pipeline.timeframes import DAILY, at, of
+
 _TRADING = ("trades", "positions", "broker_positions", "position_reconciliation")
 _DAYS = "--start 2012-01-01 --end 2012-12-31"
 
@@ -66,6 +68,13 @@ _PAGES: dict[str, list[str]] = {
 }
 
 
+def _commands(asset: str) -> list[tuple[str, str]]:
+    if of(asset) in (None, DAILY):
+        return _COMMANDS[asset]
+    bars = [_rejected(asset)] if asset.startswith("ohlcv") else []
+    return [_fill(asset), *bars]
+
+
 def how_to(asset: str, source_url: str | None = None) -> dg.MarkdownMetadataValue:
     """The commands that matter to an asset, and where there is more; short, so that the UI shows it
     without being asked.
@@ -74,8 +83,8 @@ def how_to(asset: str, source_url: str | None = None) -> dg.MarkdownMetadataValu
         asset: whose.
         source_url: where the source tree is shown in the web; None - pages are named, not linked.
     """
-    commands = (f"- {what}  \n  `feature-pipeline {words}`" for what, words in _COMMANDS[asset])
-    pages = (f"docs/{page}" for page in _PAGES[asset])
+    commands = (f"- {what}  \n  `feature-pipeline {words}`" for what, words in _commands(asset))
+    pages = (f"docs/{page}" for page in _PAGES[at(asset, DAILY)])
     if source_url is None:
         more = ", ".join(f"`{page}`" for page in pages)
     else:

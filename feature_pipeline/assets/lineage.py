@@ -16,7 +16,7 @@ import dagster as dg
 
 from feature_pipeline.assets.how_to import how_to
 from feature_pipeline.features import declarations
-from feature_pipeline.features.catalogue import DECLARED, column_inputs
+from feature_pipeline.features.catalogue import ALL_DECLARED, column_inputs
 from feature_pipeline.features.dependencies import ColumnRef
 from feature_pipeline.features.indicators import compute_indicators
 from feature_pipeline.features.price_features import compute_features
@@ -24,6 +24,7 @@ from feature_pipeline.features.regime import predict_regime
 from feature_pipeline.features.sentiment import score_documents
 from feature_pipeline.features.state_vector import compute_state_vectors
 from feature_pipeline.schemas import Column
+from feature_pipeline.timeframes import DAILY, at
 
 _COMPUTED_BY: dict[str, Sequence[Callable[..., Any]]] = {
     declarations.SCORES: (score_documents,),
@@ -32,6 +33,11 @@ _COMPUTED_BY: dict[str, Sequence[Callable[..., Any]]] = {
     declarations.REGIME_ASSET: (predict_regime,),
     declarations.STATE_ASSET: (compute_state_vectors,),
 }
+
+
+def _computed_by(asset: str) -> Sequence[Callable[..., Any]]:
+    return _COMPUTED_BY.get(at(asset, DAILY), ())
+
 
 _ROOT = Path(__file__).parents[2]
 
@@ -75,8 +81,8 @@ def with_code(asset: dg.AssetsDefinition, source_url: str | None = None) -> dg.A
     name = asset.key.to_python_identifier()
     body = asset.op.compute_fn.decorated_fn  # type: ignore[union-attr]  # made by @dg.asset
     places: list[tuple[str, Path, int | None]] = [("asset", *_place(body))]
-    places += [("computation", *_place(function)) for function in _COMPUTED_BY.get(name, ())]
-    if name in DECLARED:
+    places += [("computation", *_place(function)) for function in _computed_by(name)]
+    if name in ALL_DECLARED:
         places.append(("declarations", Path(declarations.__file__), None))
     return asset.map_asset_specs(lambda spec: _linked(spec, places, source_url))
 

@@ -399,7 +399,8 @@ def _run(chunk: Chunk) -> _Outcome:
     """Run one chunk."""
     import dagster as dg
 
-    from feature_pipeline.definitions import JOB, build_defs
+    from feature_pipeline.definitions import build_defs, whole_job
+    from feature_pipeline.resources import load_universe
     from feature_pipeline.stack.dead_runs import fail_dead_runs
 
     if _cancelled is not None and _cancelled.is_set():
@@ -414,7 +415,7 @@ def _run(chunk: Chunk) -> _Outcome:
         try:
             result = (
                 build_defs()
-                .resolve_job_def(JOB)
+                .resolve_job_def(whole_job(load_universe(Settings())))
                 .execute_in_process(
                     instance=instance,
                     run_id=chunk.run_id,

@@ -13,12 +13,25 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from feature_pipeline.schemas import FILLED
+
 KEYS = ("symbol", "time", "available_at", "availability_basis")
 
 NO_GAP = np.iinfo(np.int64).max
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
+
+
+def keys(frame: pl.DataFrame) -> list[str]:
+    """KEYS and, of intraday bars, their session."""
+    return [*KEYS, *(name for name in ("session",) if name in frame.columns)]
+
+
+def real_rows(frame: pl.DataFrame) -> pl.Series:
+    """Which rows are bars that the provider has: neither gap rows nor filled ones."""
+    real = pl.col("available_at").is_not_null()
+    return frame.select(real & ~pl.col(FILLED) if FILLED in frame.columns else real).to_series()
 
 
 def in_order(frame: pl.DataFrame) -> pl.DataFrame:
@@ -96,6 +109,13 @@ def _usable(rows: pl.DataFrame, prices: Sequence[str]) -> pl.Expr:
     return good.fill_null(value=False)
 
 
+def _session(rows: pl.DataFrame) -> pl.Expr:
+    """The date of each row's session, 00:00 UTC: an ex-date is one of those."""
+    if "session" in rows.columns:
+        return pl.col("session").cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
+    return pl.col("time")
+
+
 def _on_days(rows: pl.DataFrame, days: pl.DataFrame) -> pl.Series:
     """Whether each row's day is among `days`, of its symbol or of all."""
     day = pl.col("time").dt.truncate("1d")
@@ -160,9 +180,9 @@ def _distances(rows: pl.DataFrame, late: Integers | None) -> tuple[Integers, Int
 def _factors(rows: pl.DataFrame, actions: pl.DataFrame) -> tuple[pl.Series, pl.Series]:
     """Per row, the product of the split ratios, and of the dividend factors, that follow it.
 
-    An action applies from the first usable bar on or after its ex-date; the bars before that one
-    are adjusted. One without such a bar changes nothing. Dividends of one bar add up; they are cash
-    per share as it is on the ex-date, after a split of that day.
+    An action applies from the first usable bar of a session on or after its ex-date; the bars
+    before that one are adjusted. One without such a bar changes nothing. Dividends of one bar add
+    up; they are cash per share as it is on the ex-date, after a split of that day.
     """
     events = _effective(rows, actions) if actions.height else actions
     if events.is_empty():
@@ -190,7 +210,8 @@ def _effective(rows: pl.DataFrame, actions: pl.DataFrame) -> pl.DataFrame:
     )
     events = actions.join(segments, on="symbol").sort("symbol", "time", "kind")
     begin, end = (events[c].to_numpy() for c in ("begin", "end"))
-    time, wanted = (frame["time"].to_physical().to_numpy() for frame in (usable, events))
+    session = usable.select(_session(usable)).to_series()
+    time, wanted = (column.to_physical().to_numpy() for column in (session, events["time"]))
     at = _first_at_or_after(time, wanted, begin, end)
     # At a symbol's first bar there is nothing before it to adjust.
     within = (at > begin) & (at < end)

@@ -6,7 +6,7 @@ Nothing here says what a feature is, or how it is computed: a feature that is no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from functools import cache
@@ -14,6 +14,7 @@ from importlib.metadata import version as installed_version
 
 import polars as pl
 
+from feature_pipeline import timeframes
 from feature_pipeline.errors import FeatureError
 from feature_pipeline.features.declarations import (
     ACTIONS,
@@ -32,6 +33,7 @@ from feature_pipeline.features.declarations import (
     STATE_ASSET,
     STATE_FIELDS,
     Feature,
+    at,
 )
 from feature_pipeline.features.dependencies import (
     ColumnGraph,
@@ -45,32 +47,35 @@ from feature_pipeline.features.dependencies import (
     version_of,
 )
 from feature_pipeline.schemas import (
-    BAR_TIME,
+    EVENT_TABLES,
     SOURCE,
     SOURCE_TABLES,
     SYMBOL,
+    TIMEFRAMES,
     Column,
     Input,
     Rule,
     TableSchema,
+    bar_key,
+    ohlcv,
     time_columns,
 )
+from feature_pipeline.timeframes import DAILY
 
 __all__ = [
+    "ALL_DECLARED",
+    "ALL_TABLES",
     "DECLARED",
     "FEATURES",
-    "FEATURES_1D",
     "INDICATORS",
-    "INDICATORS_1D",
-    "REGIME_PREDICTIONS_1D",
     "SENTIMENT_SCORES",
     "STATE_FIELDS",
-    "STATE_VECTORS_1D",
     "TABLES",
     "Feature",
     "build_tables",
     "code_version",
     "column_inputs",
+    "declared",
     "definitions",
     "dependents",
     "find",
@@ -126,7 +131,7 @@ def _derived(
         table=asset,
         description=description,
         key=("symbol", "time"),
-        columns=(SYMBOL, *BAR_TIME, *columns),
+        columns=(*bar_key(timeframes.of(asset) or DAILY), *columns),
         mode="replace",
         inputs=inputs,
         rules=rules,
@@ -188,107 +193,164 @@ SENTIMENT_SCORES = TableSchema(
     repeats=("document_id", "symbol", "model", "model_revision"),
 )
 
-INDICATORS_1D = _derived(
-    INDICATORS_ASSET,
-    "Technical indicators on the split-adjusted series, prices on the basis of their own day.",
-    (feature.schema for feature in INDICATORS),
-    _inputs(INDICATORS, where={}, margin=_margin),
-)
 
-REGIME_PREDICTIONS_1D = _derived(
-    REGIME_ASSET,
-    "Market regime per symbol: a rule with hysteresis on ADX and Bollinger width.",
-    (
-        Column("regime", pl.String, "trend, range or transition", nullable=True),
-        Column(
-            "confidence",
-            pl.Float64,
-            "distance from the threshold that would end the label",
-            unit="0 to 1",
-            nullable=True,
+def declared(timeframe: str) -> Declared:
+    """The features of a timeframe's assets, in the order of their columns."""
+    tables = {INDICATORS_ASSET: INDICATORS, FEATURES_ASSET: FEATURES, STATE_ASSET: STATE_FIELDS}
+    return {timeframes.at(a, timeframe): at(features, timeframe) for a, features in tables.items()}
+
+
+def _indicators(timeframe: str) -> TableSchema:
+    (asset, features), *_ = declared(timeframe).items()
+    return _derived(
+        asset,
+        "Technical indicators on the split-adjusted series, prices on the basis of their own day.",
+        (feature.schema for feature in features),
+        _inputs(features, where={}, margin=_margin),
+    )
+
+
+def _regime_predictions(timeframe: str) -> TableSchema:
+    return _derived(
+        timeframes.at(REGIME_ASSET, timeframe),
+        "Market regime per symbol: a rule with hysteresis on ADX and Bollinger width.",
+        (
+            Column("regime", pl.String, "trend, range or transition", nullable=True),
+            Column(
+                "confidence",
+                pl.Float64,
+                "distance from the threshold that would end the label",
+                unit="0 to 1",
+                nullable=True,
+            ),
+            Column(
+                "inputs", pl.String, "ADX and percentile it rests on", sql="jsonb", nullable=True
+            ),
+            Column("model_version", pl.String, "version of the rule"),
         ),
-        Column("inputs", pl.String, "ADX and percentile it rests on", sql="jsonb", nullable=True),
-        Column("model_version", pl.String, "version of the rule"),
-    ),
-    (
-        Input(
-            asset=INDICATORS_ASSET,
-            columns=("adx_14", "bb_upper", "bb_middle", "bb_lower"),
-            # The oldest remembered bar needs a percentile of its own.
-            lookback_bars=2 * (REGIME_WINDOW - 1),
+        (
+            Input(
+                asset=timeframes.at(INDICATORS_ASSET, timeframe),
+                columns=("adx_14", "bb_upper", "bb_middle", "bb_lower"),
+                # The oldest remembered bar needs a percentile of its own.
+                lookback_bars=2 * (REGIME_WINDOW - 1),
+            ),
         ),
-    ),
-)
+    )
 
 
-def build_tables(model: str, model_revision: str) -> dict[str, TableSchema]:
+def _features(timeframe: str, where: Mapping[str, str]) -> TableSchema:
+    _, (asset, features), _ = declared(timeframe).items()
+    return _derived(
+        asset,
+        f"Features per symbol and {_each(timeframe)}: returns, risk, volume, cross-section, "
+        "sentiment, insiders.",
+        (feature.schema for feature in features),
+        _inputs(features, where=where),
+    )
+
+
+def _state_vectors(timeframe: str, where: Mapping[str, str]) -> TableSchema:
+    *_, (asset, fields) = declared(timeframe).items()
+    count = "documents behind sentiment"
+    return _derived(
+        asset,
+        f"The state vector of trading agents: 14 scaled numbers per symbol and {_each(timeframe)}.",
+        (
+            *(field.schema for field in fields),
+            Column("document_count", pl.Int64, count, unit="documents", nullable=True),
+            Column("missing", pl.List(pl.String), "the fields that are null"),
+        ),
+        _inputs(fields, where=where),
+        tuple(_scale(field) for field in fields),
+    )
+
+
+def _each(timeframe: str) -> str:
+    return "session" if timeframe == DAILY else "bar"
+
+
+def build_tables(
+    model: str, model_revision: str, of: Sequence[str] = (DAILY,)
+) -> dict[str, TableSchema]:
     """All tables, with the active sentiment model in the inputs of those that read scores.
 
     Args:
         model: name of the model whose scores the features read.
         model_revision: its revision.
+        of: the timeframes that there are.
 
     Returns:
         Asset name -> schema, sources before what derives from them.
     """
     where = {"model": model, "model_revision": model_revision}
+    chosen = [timeframe for timeframe in TIMEFRAMES if timeframe in of]
     tables = (
-        *SOURCE_TABLES,
+        *(ohlcv(timeframe) for timeframe in chosen),
+        *EVENT_TABLES,
         # What another model has scored is not collected, though its day may be written.
         replace(SENTIMENT_SCORES, written_by=f"by@{model}@{model_revision}"),
-        INDICATORS_1D,
-        _derived(
-            FEATURES_ASSET,
-            "Features per symbol and session: returns, risk, volume, cross-section, sentiment, "
-            "insiders.",
-            (feature.schema for feature in FEATURES),
-            _inputs(FEATURES, where=where),
-        ),
-        REGIME_PREDICTIONS_1D,
-        _derived(
-            STATE_ASSET,
-            "The state vector of trading agents: 14 scaled numbers per symbol and session.",
-            (
-                *(field.schema for field in STATE_FIELDS),
-                Column(
-                    "document_count",
-                    pl.Int64,
-                    "documents behind sentiment",
-                    unit="documents",
-                    nullable=True,
-                ),
-                Column("missing", pl.List(pl.String), "the fields that are null"),
-            ),
-            _inputs(STATE_FIELDS, where=where),
-            tuple(_scale(field) for field in STATE_FIELDS),
+        *(
+            table
+            for timeframe in chosen
+            for table in (
+                _indicators(timeframe),
+                _features(timeframe, where),
+                _regime_predictions(timeframe),
+                _state_vectors(timeframe, where),
+            )
         ),
     )
     return {table.asset: table for table in tables}
 
 
-TABLES = build_tables("vader", installed_version("vaderSentiment"))
-FEATURES_1D = TABLES[FEATURES_ASSET]
-STATE_VECTORS_1D = TABLES[STATE_ASSET]
+ALL_TABLES = build_tables("vader", installed_version("vaderSentiment"), TIMEFRAMES)
+"""Every table that there can be; a deployment has those of its timeframes (`build_tables`)."""
+
+TABLES = {asset: table for asset, table in ALL_TABLES.items() if not table.intraday}
+"""The tables of a deployment with daily bars alone."""
 
 # -- what follows from what -----------------------------------------------------------------------
 
-DECLARED: Declared = {
-    INDICATORS_ASSET: INDICATORS,
-    FEATURES_ASSET: FEATURES,
-    STATE_ASSET: STATE_FIELDS,
+ALL_DECLARED: Declared = {
+    asset: features for timeframe in TIMEFRAMES for asset, features in declared(timeframe).items()
 }
-"""Asset -> its features, in the order of their columns."""
+"""Asset -> its features, in the order of their columns, of every timeframe."""
+
+DECLARED: Declared = declared(DAILY)
+"""The same of the daily assets alone."""
 
 
 def _keys(of: str) -> dict[str, Reads]:
-    return {column.name: {of: (column.name,)} for column in (SYMBOL, *BAR_TIME)}
+    key = bar_key(timeframes.of(of) or DAILY)
+    return {column.name: {of: (column.name,)} for column in key}
 
 
 def _of_documents(*names: str) -> Reads:
     return {"news": names, "reddit": names}
 
 
-_RULE: Reads = {needed.asset: needed.columns for needed in REGIME_PREDICTIONS_1D.inputs}
+def _beside_features(timeframe: str) -> dict[str, dict[str, Reads]]:
+    """What the columns of a timeframe's derived tables read that are no feature."""
+    bars, indicators, features, regime, state = (
+        timeframes.at(asset, timeframe)
+        for asset in (BARS, INDICATORS_ASSET, FEATURES_ASSET, REGIME_ASSET, STATE_ASSET)
+    )
+    rule: Reads = {needed.asset: needed.columns for needed in ALL_TABLES[regime].inputs}
+    return {
+        indicators: _keys(bars),
+        features: _keys(bars),
+        regime: {
+            **_keys(indicators),
+            **dict.fromkeys(("regime", "confidence", "inputs"), rule),
+        },
+        state: {
+            **_keys(bars),
+            "document_count": {SCORES: ("document_id", "symbol", "channel")},
+            "missing": {state: tuple(field.column for field in STATE_FIELDS)},
+        },
+    }
+
 
 _OTHERS: dict[str, dict[str, Reads]] = {
     SCORES: {
@@ -306,16 +368,10 @@ _OTHERS: dict[str, dict[str, Reads]] = {
         "symbol": _of_documents("symbols"),
         **{name: _of_documents("title", "text") for name in ("sentiment", "label", "confidence")},
     },
-    INDICATORS_ASSET: _keys(BARS),
-    FEATURES_ASSET: _keys(BARS),
-    REGIME_ASSET: {
-        **_keys(INDICATORS_ASSET),
-        **dict.fromkeys(("regime", "confidence", "inputs"), _RULE),
-    },
-    STATE_ASSET: {
-        **_keys(BARS),
-        "document_count": {SCORES: ("document_id", "symbol", "channel")},
-        "missing": {STATE_ASSET: tuple(field.column for field in STATE_FIELDS)},
+    **{
+        asset: reads
+        for timeframe in TIMEFRAMES
+        for asset, reads in _beside_features(timeframe).items()
     },
 }
 """What those columns of derived tables read that are no feature."""
@@ -323,7 +379,11 @@ _OTHERS: dict[str, dict[str, Reads]] = {
 
 @cache
 def _graph() -> ColumnGraph:
-    return column_graph(TABLES, DECLARED, _OTHERS)
+    return column_graph(ALL_TABLES, _every(), _OTHERS)
+
+
+def _every() -> Declared:
+    return {**ALL_DECLARED, **DECLARED}
 
 
 def column_inputs(asset: str) -> dict[str, tuple[ColumnRef, ...]]:
@@ -332,18 +392,21 @@ def column_inputs(asset: str) -> dict[str, tuple[ColumnRef, ...]]:
     What follows from a column of the same table follows from that one's inputs.
     """
     graph = _graph()
-    return {name: across_tables(graph, ColumnRef(asset, name)) for name in TABLES[asset].names}
+    names = ALL_TABLES[asset].names
+    return {name: across_tables(graph, ColumnRef(asset, name)) for name in names}
 
 
 def find(name: str) -> tuple[str, Feature]:
     """The asset and the declaration of a feature, by name (its newest version) or by column.
 
+    Of a name that several timeframes have, the daily one.
+
     Raises:
         FeatureError: nothing of that name is declared; names what comes close.
     """
     found = [
-        (feature.version, asset, feature)
-        for asset, features in DECLARED.items()
+        (asset in DECLARED, feature.version, asset, feature)
+        for asset, features in _every().items()
         for feature in features
         if name in (feature.name, feature.column)
     ]
@@ -352,8 +415,8 @@ def find(name: str) -> tuple[str, Feature]:
         close = get_close_matches(name, known, 3)
         hint = f"did you mean {' or '.join(close)}" if close else "feature-pipeline features list"
         raise FeatureError(f"there is no feature {name!r}; {hint}")
-    exact = [entry for entry in found if entry[2].column == name] if "__v" in name else found
-    _, asset, feature = max(exact, key=lambda entry: entry[0])
+    exact = [entry for entry in found if entry[3].column == name] if "__v" in name else found
+    *_, asset, feature = max(exact, key=lambda entry: entry[:2])
     return asset, feature
 
 
@@ -378,7 +441,7 @@ def touched(name: str) -> tuple[str, ...]:
 
 
 def code_version(
-    asset: str, tables: Mapping[str, TableSchema] = TABLES, declared: Declared = DECLARED
+    asset: str, tables: Mapping[str, TableSchema] = ALL_TABLES, declared: Declared = ALL_DECLARED
 ) -> str:
     """A short, stable string that changes when the asset's values may: features, versions, model.
 
@@ -403,7 +466,10 @@ def code_version(
     }
     held = {
         SCORES: (f"{SCORES}@{SENTIMENT_VERSION}", *model),
-        REGIME_ASSET: (f"regime@{REGIME_MODEL_VERSION}",),
+        **{
+            timeframes.at(REGIME_ASSET, timeframe): (f"regime@{REGIME_MODEL_VERSION}",)
+            for timeframe in TIMEFRAMES
+        },
         **{table.asset: (f"{table.asset}@1",) for table in SOURCE_TABLES},
     }
     version = version_of(asset, graph, declared, lambda of: held.get(of, ()))
@@ -415,16 +481,16 @@ def over_universe(asset: str) -> bool:
     graph = _graph()
     aggregates = {
         ColumnRef(of, feature.column)
-        for of, features in DECLARED.items()
+        for of, features in ALL_DECLARED.items()
         for feature in features
         if feature.universe
     }
-    own = (ColumnRef(asset, name) for name in TABLES[asset].names)
+    own = (ColumnRef(asset, name) for name in ALL_TABLES[asset].names)
     return not aggregates.isdisjoint(reached(graph, own))
 
 
-def definitions() -> pl.DataFrame:
-    """The registry's rows, one per declared feature, in the order of their tables.
+def definitions(of: Sequence[str] = (DAILY,)) -> pl.DataFrame:
+    """The registry's rows, one per declared feature of some timeframes, in their tables' order.
 
     Columns: name, version, description, unit, category, source_table, column, computation (the
     expression by name), dependencies (asset.column), lookback_bars, lookback_days.
@@ -448,7 +514,8 @@ def definitions() -> pl.DataFrame:
                 "lookback_bars": feature.lookback_bars,
                 "lookback_days": feature.lookback_days,
             }
-            for table, features in DECLARED.items()
+            for table, features in ALL_DECLARED.items()
+            if timeframes.of(table) in of
             for feature in features
         ]
     )

@@ -1,20 +1,25 @@
 """What every feature is: one declaration each, in the order of their tables' columns.
 
-Name, version, sentence, unit, inputs, lookback and expression. The tables, lookbacks and versions
-that follow from the declarations are in `catalogue`, the parts of the expressions in `expressions`.
+Name, version, sentence, unit, inputs, lookback and expression, as they are in the daily tables.
+What they are in another timeframe follows (`Feature.at`): the same expression on its bars, and
+where the name or a constant speaks of days, what `intraday` says instead. The tables, lookbacks and
+versions that follow from the declarations are in `catalogue`, the parts of the expressions in
+`expressions`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
 
 import polars as pl
 
+from feature_pipeline import timeframes
 from feature_pipeline.features import expressions as ex
 from feature_pipeline.schemas import STATE_VECTOR_FIELDS, Column
+from feature_pipeline.timeframes import DAILY, TIMEFRAMES, Timeframe
 
 BARS = "ohlcv_1d"
 ACTIONS = "corporate_actions"
@@ -39,8 +44,22 @@ SOCIAL_DAYS = 7
 INSIDER_DAYS = 90
 BETA_BARS, BETA_LEAST = 60, 40
 CLOSE_WINDOW = 100
-LOG_RETURN_LIMIT = 0.05
 MACRO_DAYS = 20
+
+
+@dataclass(frozen=True)
+class Intraday:
+    """What a declaration says, where it differs, of timeframes whose sessions have several bars.
+
+    Args:
+        name: with the number of bars instead of days.
+        description: the same sentence, about bars.
+        expression: yields the expression from the timeframe's constants.
+    """
+
+    name: str = ""
+    description: str = ""
+    expression: Callable[[Timeframe], Callable[[], pl.Expr]] | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +81,9 @@ class Feature:
         universe: whether it aggregates over the universe: its members, sectors or benchmark.
         basis: `own day` - a price, computed on the split-adjusted series and brought back to the
             basis of its own day; `none` - splits do not change it.
+        intraday: what is different in other timeframes; see `at`.
+        daily_column: of a declaration for another timeframe, the column that it has in the daily
+            table: expressions read that name.
     """
 
     name: str
@@ -77,6 +99,38 @@ class Feature:
     needs: tuple[str, ...] = ()
     universe: bool = False
     basis: Literal["own day", "none"] = "none"
+    intraday: Intraday = field(default_factory=Intraday, repr=False)
+    daily_column: str = ""
+
+    @property
+    def known_as(self) -> str:
+        """What expressions call its column, in every timeframe: its name in the daily table."""
+        return self.daily_column or self.column
+
+    def at(self, timeframe: str) -> Feature:
+        """The declaration in another timeframe: on its assets, windows counting its bars."""
+        if timeframe == DAILY:
+            return self
+        other = self.intraday
+        return replace(
+            self,
+            name=other.name or self.name,
+            description=other.description or self.description,
+            inputs={
+                timeframes.at(asset, timeframe): tuple(map(intraday_column, columns))
+                for asset, columns in self.inputs.items()
+            },
+            needs=tuple(map(intraday_column, self.needs)),
+            expression=other.expression(TIMEFRAMES[timeframe])
+            if other.expression
+            else self.expression,
+            daily_column=self.column,
+        )
+
+    @property
+    def reads_bars(self) -> bool:
+        """Whether bars are among its inputs, of whatever timeframe."""
+        return any(timeframes.stem(asset) == "ohlcv" for asset in self.inputs)
 
     @property
     def column(self) -> str:
@@ -226,6 +280,10 @@ def _return(bars: int) -> Feature:
         inputs=_CLOSES,
         expression=partial(ex.total_return, bars),
         lookback_bars=bars,
+        intraday=Intraday(
+            name=f"returns_{bars}",
+            description=f"Simple total return over {bars} bar{'s' * (bars > 1)}.",
+        ),
     )
 
 
@@ -238,6 +296,11 @@ def _volatility(bars: int) -> Feature:
         inputs=_CLOSES,
         expression=partial(ex.volatility, bars),
         lookback_bars=bars,
+        intraday=Intraday(
+            name=f"volatility_{bars}",
+            description=f"Annualised standard deviation of the log total returns of {bars} bars.",
+            expression=lambda of: partial(ex.volatility, bars, per_year=of.bars_per_year),
+        ),
     )
 
 
@@ -251,6 +314,10 @@ def _momentum(bars: int) -> Feature:
         inputs=_CLOSES,
         expression=partial(ex.total_return, bars, until=5),
         lookback_bars=bars,
+        intraday=Intraday(
+            name=f"momentum_{bars}",
+            description=f"Total return from {bars} to 5 bars ago, the latest five left out.",
+        ),
     )
 
 
@@ -271,6 +338,10 @@ FEATURES: tuple[Feature, ...] = (
         inputs={BARS: ("close", "volume"), ACTIONS: ("symbol", "kind", "value")},
         expression=partial(ex.volume_ratio, 20),
         lookback_bars=19,
+        intraday=Intraday(
+            name="volume_ratio_20",
+            description="Split-adjusted volume over its mean of the last 20 bars.",
+        ),
     ),
     Feature(
         name="sma_ratio_50",
@@ -298,6 +369,9 @@ FEATURES: tuple[Feature, ...] = (
         lookback_bars=20,
         needs=("returns_20d",),
         universe=True,
+        intraday=Intraday(
+            description="Mean 20-bar total return of that day's members of the symbol's sector."
+        ),
     ),
     Feature(
         name="market_beta_60d",
@@ -308,6 +382,11 @@ FEATURES: tuple[Feature, ...] = (
         expression=partial(ex.market_beta, BETA_BARS, BETA_LEAST),
         lookback_bars=BETA_BARS,
         universe=True,
+        intraday=Intraday(
+            name="market_beta_60",
+            description="Beta of the log total returns of 60 bars to the benchmark's, aligned on "
+            "time.",
+        ),
     ),
     Feature(
         name="news_sentiment_24h",
@@ -404,12 +483,19 @@ _STATE = (
         partial(ex.position_of_close, CLOSE_WINDOW),
         bars=CLOSE_WINDOW - 1,
     ),
-    _field(
-        "log_return",
-        "Daily log total return, clipped to ±5 % and divided by 5 %.",
-        "-1 to 1",
-        {FEATURES_ASSET: ("returns_1d",)},
-        partial(ex.clipped_log_return, LOG_RETURN_LIMIT),
+    replace(
+        _field(
+            "log_return",
+            "Daily log total return, clipped to ±5 % and divided by 5 %.",
+            "-1 to 1",
+            {FEATURES_ASSET: ("returns_1d",)},
+            partial(ex.clipped_log_return, TIMEFRAMES[DAILY].log_return_limit),
+        ),
+        intraday=Intraday(
+            description="Log total return of the bar, clipped to ±c and divided by c: 0.3 % on 1m, "
+            "0.7 % on 5m, 2 % on 1h.",
+            expression=lambda of: partial(ex.clipped_log_return, of.log_return_limit),
+        ),
     ),
     _field(
         "atr",
@@ -460,6 +546,23 @@ STATE_FIELDS: tuple[Feature, ...] = tuple(
     {field.name: field for field in _STATE}[name] for name in STATE_VECTOR_FIELDS
 )
 """The declarations of the state vector, in the order of STATE_VECTOR_FIELDS."""
+
+_INTRADAY_COLUMNS = {
+    feature.column: replace(feature, name=feature.intraday.name).column
+    for feature in (*INDICATORS, *FEATURES, *STATE_FIELDS)
+    if feature.intraday.name
+}
+
+
+def intraday_column(column: str) -> str:
+    """What a column of a daily table is called in those of other timeframes."""
+    return _INTRADAY_COLUMNS.get(column, column)
+
+
+def at(features: tuple[Feature, ...], timeframe: str) -> tuple[Feature, ...]:
+    """The declarations of a table in another timeframe, in order."""
+    return tuple(feature.at(timeframe) for feature in features)
+
 
 MACRO_SERIES = ("VIXCLS", "DFF", "T10Y2Y")
 """The series that the state vector reads, by their FRED ids."""

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import polars as pl
 import polars_talib as talib
 
-SESSIONS_PER_YEAR = 252
+from feature_pipeline.timeframes import SESSIONS_PER_YEAR
 
 FLAT = 1e-9
 """Relative width under which a price window counts as flat: rounding, not movement."""
@@ -177,9 +177,9 @@ def total_return(bars: int, until: int = 0) -> pl.Expr:
     return _TOTAL.shift(until) / _TOTAL.shift(bars) - 1
 
 
-def volatility(bars: int) -> pl.Expr:
-    """Annualised standard deviation of `bars` daily log total returns."""
-    return rolling_std(_LOG_RETURN, bars) * np.sqrt(SESSIONS_PER_YEAR)
+def volatility(bars: int, per_year: float = SESSIONS_PER_YEAR) -> pl.Expr:
+    """Annualised standard deviation of the log total returns of `bars` bars, so many a year."""
+    return rolling_std(_LOG_RETURN, bars) * np.sqrt(per_year)
 
 
 def volume_ratio(bars: int) -> pl.Expr:

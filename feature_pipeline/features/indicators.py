@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import polars as pl
 
-from feature_pipeline.features.adjustment import KEYS, NO_GAP, session_grid
+from feature_pipeline.features.adjustment import NO_GAP, keys, real_rows, session_grid
 from feature_pipeline.features.declarations import INDICATORS, Feature
 
 _PRICES = ("high", "low", "close")
@@ -20,21 +20,23 @@ def compute_indicators(bars: pl.DataFrame, actions: pl.DataFrame) -> pl.DataFram
     """All indicators of the catalogue.
 
     Args:
-        bars: KEYS, high, low, close as traded; gap rows included.
+        bars: KEYS, high, low, close as traded; gap rows included, and of intraday bars `session`
+            and those filled.
         actions: symbol, time (ex-date), available_at, kind, value.
 
     Returns:
-        KEYS and one column per indicator, sorted by (symbol, time), a row for each bar that is no
-        gap. Null in the warm-up, on a bar whose prices are missing, and where one lies within the
-        indicator's lookback, or one that arrived only later: TA-Lib would go on with wrong numbers.
-        Values are TA-Lib's otherwise.
+        KEYS (and session) and one column per indicator, sorted by (symbol, time), a row for each
+        bar that is neither a gap nor filled. Null in the warm-up, on a bar whose prices are
+        missing, and where one lies within the indicator's lookback, or one that arrived only later:
+        TA-Lib would go on with wrong numbers. Values are TA-Lib's otherwise.
     """
     grid = session_grid(bars, actions, _PRICES)
     whole = bool((grid["since_gap"] == NO_GAP).all())
     series = grid if whole else grid.filter("usable")
     values = _evaluate(series)
+    key, real = keys(grid), real_rows(grid)
     if whole:
-        return grid.select(KEYS).hstack(values)
+        return grid.select(key).hstack(values).filter(real)
     spoilt = series.select(
         "symbol",
         "time",
@@ -46,8 +48,8 @@ def compute_indicators(bars: pl.DataFrame, actions: pl.DataFrame) -> pl.DataFram
         ),
     )
     return (
-        grid.filter(pl.col("available_at").is_not_null())
-        .select(KEYS)
+        grid.filter(real)
+        .select(key)
         .join(spoilt, on=["symbol", "time"], how="left", maintain_order="left")
     )
 

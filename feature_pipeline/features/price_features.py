@@ -12,19 +12,20 @@ from datetime import UTC, datetime, timedelta
 
 import polars as pl
 
-from feature_pipeline.features.adjustment import KEYS, session_grid
+from feature_pipeline.features.adjustment import keys, real_rows, session_grid
 from feature_pipeline.features.declarations import (
-    BARS,
     FEATURES,
     INDICATORS_ASSET,
     INSIDER_DAYS,
     NEWS_HOURS,
     SOCIAL_DAYS,
     Feature,
+    at,
 )
 from feature_pipeline.features.insiders import net_buying
 from feature_pipeline.features.sentiment import decayed_sentiment, document_count, event_moments
 from feature_pipeline.schemas import UTC_TIME
+from feature_pipeline.timeframes import DAILY
 
 
 def compute_features(
@@ -36,11 +37,13 @@ def compute_features(
     members: pl.DataFrame,
     benchmark: str,
     companies: Collection[str],
+    timeframe: str = DAILY,
 ) -> pl.DataFrame:
     """All features of the catalogue.
 
     Args:
-        bars: KEYS, close, volume as traded; gap rows included.
+        bars: KEYS, close, volume as traded; gap rows included, and of intraday bars `session` and
+            those filled.
         actions: symbol, time (ex-date), available_at, kind, value.
         indicators: symbol, time, and what the features read of them.
         sentiment_scores: of one model: document_id, symbol, available_at, channel, sentiment,
@@ -49,10 +52,12 @@ def compute_features(
         members: symbol, sector, from, to (UTC, to exclusive, null = open).
         benchmark: the symbol that market beta is measured against.
         companies: the symbols whose insiders are collected.
+        timeframe: of the bars.
 
     Returns:
-        KEYS and one column per feature, sorted by (symbol, time), a row for each bar that is no
-        gap. A feature is null where its lookback is not wholly loaded or contains a gap.
+        KEYS (and session) and one column per feature, by its name in that timeframe, sorted by
+        (symbol, time), a row for each bar that is neither a gap nor filled. A feature is null where
+        its lookback is not wholly loaded or contains a gap.
     """
     grid = session_grid(bars, actions)
     total = (pl.col("close") / pl.col("split_factor") * pl.col("dividend_factor")).fill_nan(None)
@@ -66,6 +71,7 @@ def compute_features(
     )
     grid = _with_benchmark(grid, benchmark)
     grid = _with_sector(grid, members)
+    # Indicators have the same names in every timeframe.
     read = {name for feature in FEATURES for name in feature.inputs.get(INDICATORS_ASSET, ())}
     grid = grid.join(
         indicators.select("symbol", "time", *sorted(read)),
@@ -83,11 +89,11 @@ def compute_features(
             moments, insider_transactions, timedelta(days=INSIDER_DAYS), companies
         ),
     )
-    return evaluate(grid, FEATURES)
+    return evaluate(grid, at(FEATURES, timeframe))
 
 
 def evaluate(grid: pl.DataFrame, features: Iterable[Feature]) -> pl.DataFrame:
-    """The declared columns on a prepared session grid, without its gap rows.
+    """The declared columns on a prepared session grid, without its gap rows and those filled.
 
     A feature of bars is null unless all bars of its lookback are there and usable; no value is NaN
     or infinite.
@@ -95,20 +101,20 @@ def evaluate(grid: pl.DataFrame, features: Iterable[Feature]) -> pl.DataFrame:
     features = tuple(features)
 
     def guarded(feature: Feature) -> pl.Expr:
-        value = pl.col(feature.column)
+        value = pl.col(feature.known_as)
         known = value.is_finite()
-        if BARS in feature.inputs or feature.lookback_bars:
+        if feature.reads_bars or feature.lookback_bars:
             known &= pl.col("run") > feature.lookback_bars
-        return pl.when(known).then(value).alias(feature.column)
+        return pl.when(known).then(value).alias(feature.known_as)
 
     first = [feature for feature in features if not feature.needs]
     then = [feature for feature in features if feature.needs]
     for stage in (first, then):
         # In two steps: in one, an expression would be evaluated for its guard and for its value.
-        grid = grid.with_columns(f.expression().alias(f.column) for f in stage)
+        grid = grid.with_columns(f.expression().alias(f.known_as) for f in stage)
         grid = grid.with_columns(guarded(f) for f in stage)
-    columns = [feature.column for feature in features]
-    return grid.filter(pl.col("available_at").is_not_null()).select(*KEYS, *columns)
+    columns = [pl.col(feature.known_as).alias(feature.column) for feature in features]
+    return grid.filter(real_rows(grid)).select(*keys(grid), *columns)
 
 
 def _with_benchmark(grid: pl.DataFrame, benchmark: str) -> pl.DataFrame:

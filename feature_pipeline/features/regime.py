@@ -14,7 +14,7 @@ from __future__ import annotations
 import polars as pl
 
 from feature_pipeline.features import expressions as ex
-from feature_pipeline.features.adjustment import KEYS, in_order, last_late
+from feature_pipeline.features.adjustment import in_order, keys, last_late, real_rows
 from feature_pipeline.features.declarations import REGIME_MODEL_VERSION, REGIME_WINDOW
 
 TREND_ADX, TREND_ENDS, TREND_PERCENTILE = 25.0, 22.0, 0.4
@@ -30,22 +30,24 @@ def predict_regime(indicators: pl.DataFrame) -> pl.DataFrame:
     """The regime of each bar.
 
     Args:
-        indicators: KEYS, adx_14, bb_upper, bb_middle, bb_lower; gap rows included.
+        indicators: KEYS, adx_14, bb_upper, bb_middle, bb_lower; gap rows included, and of
+            intraday bars `session` and those filled.
 
     Returns:
-        KEYS, regime, confidence, inputs (JSON: adx, percentile), model_version, sorted by (symbol,
-        time), a row for each bar that is no gap. Regime, confidence and inputs are null where ADX
-        or percentile is (warm-up, a gap in the percentile's 252 bars); regime and confidence
-        also where such a bar within the memory leaves the label open.
+        KEYS (and session), regime, confidence, inputs (JSON: adx, percentile), model_version,
+        sorted by (symbol, time), a row for each bar that is neither a gap nor filled. Regime,
+        confidence and inputs are null where ADX or percentile is (warm-up, a gap in the
+        percentile's 252 bars); regime and confidence also where such a bar within the memory leaves
+        the label open.
     """
     bars = _with_inputs(in_order(indicators))
     return (
         bars.with_columns(_last_events())
         .with_columns(regime=_label())
         .with_columns(confidence=_confidence())
-        .filter(pl.col("available_at").is_not_null())
+        .filter(real_rows(bars))
         .select(
-            *KEYS,
+            *keys(bars),
             "regime",
             "confidence",
             pl.when("known")

@@ -10,15 +10,18 @@ from datetime import timedelta
 
 import polars as pl
 
-from feature_pipeline.features.adjustment import session_grid
+from feature_pipeline.features.adjustment import real_rows, session_grid
 from feature_pipeline.features.declarations import (
     MACRO_DAYS,
     MACRO_SERIES,
     NEWS_HOURS,
     STATE_FIELDS,
+    at,
+    intraday_column,
 )
 from feature_pipeline.features.price_features import evaluate
 from feature_pipeline.features.sentiment import decayed_sentiment, document_count, event_moments
+from feature_pipeline.timeframes import DAILY
 
 MACRO_MAX_AGE = timedelta(days=10)
 """A macro value released longer ago is missing."""
@@ -35,24 +38,31 @@ def compute_state_vectors(
     regime: pl.DataFrame,
     sentiment_scores: pl.DataFrame,
     macro: pl.DataFrame,
+    timeframe: str = DAILY,
 ) -> pl.DataFrame:
     """The state vector of each bar.
 
     Args:
-        bars: KEYS, close as traded; gap rows included.
+        bars: KEYS, close as traded; gap rows included, and of intraday bars `session` and those
+            filled.
         actions: symbol, time (ex-date), available_at, kind, value.
         indicators: symbol, time, atr_14, macd_hist, rsi_14, bb_upper, bb_middle, bb_lower.
-        features: symbol, time, returns_1d, volume_ratio_20d.
+        features: symbol, time, returns_1d, volume_ratio_20d, or what they are in the timeframe.
         regime: symbol, time, regime.
         sentiment_scores: of one model: document_id, symbol, available_at, channel, sentiment,
             confidence; days not collected as rows without document_id.
         macro: series_id, time, available_at, value; days not collected as rows without series_id.
+        timeframe: of the bars.
 
     Returns:
-        KEYS, the fields in STATE_VECTOR_FIELDS order, document_count and missing (the names of the
-        null fields, in that order), sorted by (symbol, time), a row for each bar that is no gap.
+        KEYS (and session), the fields in STATE_VECTOR_FIELDS order, document_count and missing (the
+        names of the null fields, in that order), sorted by (symbol, time), a row for each bar that
+        is neither a gap nor filled.
     """
     grid = session_grid(bars, actions)
+    if timeframe != DAILY:  # expressions know them by their daily names
+        read = ("returns_1d", "volume_ratio_20d")
+        features = features.rename({intraday_column(name): name for name in read})
     grid = grid.with_columns(
         pl.when("usable").then("close").alias("close"),
         split_close=pl.when("usable").then(pl.col("close") / pl.col("split_factor")),
@@ -74,8 +84,8 @@ def compute_state_vectors(
         document_count=document_count(moments, sentiment_scores, day),
         **{name: latest_macro(moments["available_at"], macro, name) for name in MACRO_SERIES},
     )
-    vectors = evaluate(grid, STATE_FIELDS)
-    count = grid.filter(pl.col("available_at").is_not_null())["document_count"]
+    vectors = evaluate(grid, at(STATE_FIELDS, timeframe))
+    count = grid.filter(real_rows(grid))["document_count"]
     return vectors.with_columns(count, missing=_missing(vectors))
 
 

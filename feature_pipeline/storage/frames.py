@@ -106,6 +106,7 @@ def _column(column: Column) -> dy.Column:
         pl.Int64: dy.Int64,
         pl.String: dy.String,
         pl.Boolean: dy.Bool,
+        pl.Date: dy.Date,
         UTC_TIME: lambda **kw: dy.Datetime(time_unit="us", time_zone="UTC", **kw),
         pl.List(pl.String): lambda **kw: dy.List(dy.String(nullable=True), **kw),
     }

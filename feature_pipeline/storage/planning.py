@@ -22,6 +22,7 @@ from feature_pipeline.storage.changes import EXCEPTIONS, without
 from feature_pipeline.storage.ledger import Intent, Ledger, newest_within
 from feature_pipeline.storage.upkeep import mendable
 from feature_pipeline.storage.writer import Writing
+from feature_pipeline.timeframes import DAILY
 from feature_pipeline.universe import SourceKind, Universe
 
 EVERYBODY = "*"
@@ -284,9 +285,23 @@ class Planner:
     # -- what should be there -----------------------------------------------------------------
 
     def finished(
-        self, start: date, end: date, symbols: Sequence[str] | None = None
+        self,
+        start: date,
+        end: date,
+        symbols: Sequence[str] | None = None,
+        *,
+        intraday: bool = False,
     ) -> pl.DataFrame:
-        """`symbol`, `time`, `day` of the sessions whose bar should be there by now."""
+        """`symbol`, `time`, `day` of the sessions whose bar should be there by now.
+
+        Intraday of the sessions, a part for each day that they touch, of which some bar should be.
+        """
+        if intraday:
+            return (
+                self.universe.session_days(start, end, symbols)
+                .filter(pl.col("until") + self.publication_delay <= self.clock())
+                .select("symbol", "time", "day")
+            )
         return (
             self.universe.sessions(start, end, symbols)
             .filter(pl.col("close") + self.publication_delay <= self.clock())
@@ -299,8 +314,8 @@ class Planner:
         Where rows belong to sessions, days with a finished session; otherwise every day that has
         begun.
         """
-        if table.key[:2] == ("symbol", "time"):
-            return self.finished(start, end)["day"].unique().sort()
+        if on_grid(table):
+            return self.finished(start, end, intraday=table.intraday)["day"].unique().sort()
         end = min(end, self.clock().date() + timedelta(days=1))
         if start >= end:
             return pl.Series(dtype=pl.Date)
@@ -319,7 +334,8 @@ class Planner:
 
     def reach(self, needed: Input, days: pl.Series) -> pl.Series:
         """For each day the first one that its computation reads of `needed`."""
-        starts = self.universe.lookback_starts(days, needed.lookback_bars)
+        timeframe = self.tables[needed.asset].timeframe or DAILY
+        starts = self.universe.lookback_starts(days, needed.lookback_bars, timeframe)
         return starts.dt.offset_by(f"-{needed.lookback_days}d").clip(lower_bound=GRID_START)
 
     def first_needed(self, asset: str, start: date) -> date:
@@ -371,6 +387,8 @@ class Planner:
                 wanted = pl.col("symbol").is_null() | pl.col("symbol").is_in(list(symbols))
                 missing = missing.filter(wanted)
             return missing
+        if table.intraday:
+            return self._without_bars(table, start, end, symbols)
         finished = self.finished(start, end)
         rows = self.ledger.rows(table.asset, start, end).group_by("day").agg(pl.col("rows").sum())
         short = (
@@ -389,6 +407,18 @@ class Planner:
         for known in (self.held(table, *span, symbols), self.ledger.exceptions(table.asset, *span)):
             missing = missing.join(known, on=["symbol", "day"], how="anti")
         return missing.select("day", "symbol")
+
+    def _without_bars(
+        self, table: TableSchema, start: date, end: date, symbols: Sequence[str] | None
+    ) -> pl.DataFrame:
+        """`day`, `symbol` of what should have some bar and has none, and nothing says why."""
+        missing = self.finished(start, end, symbols, intraday=True).select("day", "symbol").unique()
+        if missing.is_empty():
+            return missing
+        span = _span(missing["day"].unique().sort())
+        for known in (self.held(table, *span, symbols), self.ledger.exceptions(table.asset, *span)):
+            missing = missing.join(known, on=["symbol", "day"], how="anti")
+        return missing
 
     def _on_again(self, table: TableSchema, start: date, end: date) -> pl.DataFrame:
         """`day`, `symbol` of what a provider was not asked for that was off, and is not off now."""

@@ -71,6 +71,27 @@ def select(
     )
 
 
+def days_held(table: TableSchema, symbols: Sequence[str], start: date, end: date) -> str:
+    """`symbol`, `day` of the days in [start, end) on which a symbol has rows: one probe of the key
+    for each, however many rows there are."""
+    return (
+        sql.SQL(
+            "SELECT s.symbol, d.day::date AS day FROM unnest({symbols}::text[]) AS s (symbol)"
+            " CROSS JOIN generate_series({start}::timestamp, {end}::timestamp - interval '1 day',"
+            " interval '1 day') AS d (day) WHERE EXISTS (SELECT FROM {table} t"
+            " WHERE t.symbol = s.symbol AND t.time >= d.day AT TIME ZONE 'UTC'"
+            " AND t.time < (d.day + interval '1 day') AT TIME ZONE 'UTC')"
+        )
+        .format(
+            symbols=sql.Literal(list(symbols)),
+            start=sql.Literal(start.isoformat()),
+            end=sql.Literal(end.isoformat()),
+            table=sql.Identifier(table.table),
+        )
+        .as_string(None)
+    )
+
+
 def newest_row(
     table: TableSchema,
     columns: Sequence[str],

@@ -13,10 +13,11 @@ from functools import cached_property, partial
 
 import polars as pl
 
-from feature_pipeline.schemas import Fetched, Input, TableSchema
+from feature_pipeline.schemas import FILLED, Fetched, Input, TableSchema
 from feature_pipeline.storage import quarantine, reader, reports, validate
 from feature_pipeline.storage.changes import EXCEPTIONS
 from feature_pipeline.storage.database import Database
+from feature_pipeline.storage.filling import on_the_grid
 from feature_pipeline.storage.ledger import Ledger
 from feature_pipeline.storage.planning import (
     EVERYBODY,
@@ -171,7 +172,10 @@ class Store:
     def _held(
         self, table: TableSchema, start: date, end: date, symbols: Sequence[str] | None
     ) -> pl.DataFrame:
-        """`symbol`, `day` of a table's rows."""
+        """`symbol`, `day` of a table's rows; intraday each once."""
+        if table.intraday:
+            names = self.universe.symbols if symbols is None else symbols
+            return self.database.read_frame(reader.days_held(table, names, start, end))
         query = reader.select(table, ["symbol", "time"], start=start, end=end, symbols=symbols)
         return self.database.read_frame(query).select("symbol", day=pl.col("time").dt.date())
 
@@ -216,7 +220,10 @@ class Store:
             SchemaError: the table keeps no history.
         """
         table = self.tables[needed.asset]
-        names = _columns(table, needed)
+        wanted = names = _columns(table, needed)
+        if table.intraday and not table.derived:
+            # Before a session's first trade its open stands in.
+            names = [*names, *(n for n in ("open", "close") if n not in names)]
         start = self.reach(needed, start)
         # Before the rows: what is collected in between counts as missing, not as nothing.
         unknown = self._uncollected(table, needed, start, end)
@@ -234,6 +241,15 @@ class Store:
                 as_known_at=as_known_at,
             )
             frame = self.database.read_frame(query)
+        if table.intraday:
+            grid_of = self.universe.bars(str(table.timeframe), start, end, symbols)
+            return on_the_grid(
+                frame,
+                grid_of,
+                bars=not table.derived,
+                now=self.clock(),
+                delay=self.publication_delay,
+            ).select(*wanted, FILLED)
         if grid:
             sessions = self._planner.finished(start, end, symbols).select("symbol", "time")
             unknown = sessions.join(frame, on=["symbol", "time"], how="anti")
@@ -288,7 +304,10 @@ class Store:
         return _report(checks, batches, days, tallies)
 
     def _check(self, plan: WritePlan, fetched: Fetched, source: str = DERIVED) -> validate.Checked:
-        frame = plan.table.conform(fetched.frame)
+        frame = fetched.frame
+        if plan.table.intraday and not plan.table.derived:
+            frame = self._with_sessions(plan, frame)
+        frame = plan.table.conform(frame)
         if plan.table.derived:
             # What a computation returns of its lookback is not offered for writing.
             day = pl.col(plan.table.day_column).dt.date()
@@ -304,6 +323,21 @@ class Store:
             window=plan.window,
             symbols=self.universe.symbols,
             releases=partial(quarantine.releases, self.database, plan.table, source),
+        )
+
+    def _with_sessions(self, plan: WritePlan, frame: pl.DataFrame) -> pl.DataFrame:
+        """Bars with the session that each belongs to: none where no bar of the grid begins then."""
+        around = timedelta(days=1)
+        first, end = plan.window
+        known = frame.filter(pl.col("symbol").is_in(list(self.universe.symbols)))
+        grid = self.universe.bars(
+            str(plan.table.timeframe), first - around, end + around, known["symbol"].unique()
+        )
+        return frame.drop("session", strict=False).join(
+            grid.select("symbol", "time", "session"),
+            on=["symbol", "time"],
+            how="left",
+            maintain_order="left",
         )
 
     def _batch(
@@ -328,8 +362,10 @@ class Store:
                 exceptions=_failures(plan, source, fetched),
                 quarantined=checked.quarantined,
             )
-        expected = self._planner.finished(*plan.window, fetched.asked).select("symbol", "day")
+        intraday = plan.table.intraday
+        expected = self._planner.finished(*plan.window, fetched.asked, intraday=intraday)
         answered = checked.good.select("symbol", day=pl.col(plan.table.day_column).dt.date())
+        expected = expected.select("symbol", "day").unique()
         silent = expected.join(answered, on=["symbol", "day"], how="anti")
         rejected = checked.quarantined.group_by("symbol", "day").agg(pl.col("reason").first())
         failed = _failed(fetched).rename({"reason": "why"})
@@ -355,11 +391,18 @@ class Store:
             rows=checked.good,
             days=plan.days,
             answered=fetched.answered,
-            silent=silent,
+            silent=self._begun(plan, fetched, answered) if intraday else silent,
             asked=(*fetched.asked, *fetched.failed),
             exceptions=exceptions.sort("day", "symbol"),
             quarantined=checked.quarantined,
         )
+
+    def _begun(self, plan: WritePlan, fetched: Fetched, answered: pl.DataFrame) -> pl.DataFrame:
+        """`symbol`, `day` without a bar though a session of it has begun: what is held of it stays,
+        over or not."""
+        begun = self.universe.session_days(*plan.window, fetched.asked)
+        begun = begun.filter(pl.col("since") <= self.clock()).select("symbol", "day").unique()
+        return begun.join(answered, on=["symbol", "day"], how="anti")
 
     # -- reading ------------------------------------------------------------------------------
 
@@ -483,7 +526,7 @@ class Store:
 
 
 def _columns(table: TableSchema, needed: Input) -> list[str]:
-    names = ("symbol", "time", "available_at", "availability_basis")
+    names = ("symbol", "time", "available_at", "availability_basis", "session")
     shared = [n for n in names if n in table.names]
     return shared + [n for n in needed.columns if n not in shared]
 

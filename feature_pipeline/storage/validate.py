@@ -154,7 +154,7 @@ def _with_chosen(
 
 def missing(column: Column) -> str:
     """The reason of a row without a value where there must be one."""
-    return f"{column.name} is missing"
+    return column.absent or f"{column.name} is missing"
 
 
 def holds_nul(column: Column) -> str:

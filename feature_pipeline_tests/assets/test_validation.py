@@ -39,7 +39,7 @@ CONTRADICTION = "rows with the same key contradict each other"
 class Sloppy(MadeSource):
     """A provider that says all that at once, says a bar twice, and contradicts itself."""
 
-    def bars(self, instruments, start, end) -> Fetched:
+    def bars(self, instruments, start, end, timeframe="1d") -> Fetched:
         answer = super().bars(instruments, start, end)
         frame = answer.frame
         at = {day: pl.col("time") == midnight(day) for day in DAYS}

@@ -276,7 +276,9 @@ class MadeSource:
     publication_delay: timedelta = DELAY
     asked: list[tuple[str, date, date]] = field(default_factory=list)
 
-    def bars(self, instruments: Sequence[Instrument], start: date, end: date) -> Fetched:
+    def bars(
+        self, instruments: Sequence[Instrument], start: date, end: date, timeframe: str = "1d"
+    ) -> Fetched:
         asked = [i.id for i in instruments]
         failed = {s: why for s, why in self.world.silent.items() if s in asked}
         frame = self._within("bars", self.world.bars, ohlcv("1d"), start, end)

@@ -23,7 +23,7 @@ class Asked(MadeSource):
 
     whom: list[tuple[str, str, date, date]] = field(default_factory=list)
 
-    def bars(self, instruments, start, end):
+    def bars(self, instruments, start, end, timeframe="1d"):
         self.whom += [("bars", i.id, start, end) for i in instruments]
         return super().bars(instruments, start, end)
 

@@ -44,7 +44,9 @@ class SyntheticSource:
     series = MACRO_SERIES
     publication_delay = timedelta(minutes=15)
 
-    def bars(self, instruments: Sequence[Instrument], start: date, end: date) -> Fetched:
+    def bars(
+        self, instruments: Sequence[Instrument], start: date, end: date, timeframe: str = "1d"
+    ) -> Fetched:
         """The same bars for any range: prices are a function of symbol and session."""
         frame = expected_sessions(instruments, start, end)
         day = frame["time"].dt.epoch("d").to_numpy().astype(float)

@@ -1,0 +1,97 @@
+"""Intraday rows on their grid: a row for every bar of a session, whether there was a trade or not.
+
+Providers send no bar for a minute without a trade. What is computed on bars counts the grid's, so
+that a window is as long at noon as at the open, and no value depends on where the loaded range
+begins. Pure: frames in, a frame out; nothing that is made here is written.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+import polars as pl
+
+from feature_pipeline.schemas import FILLED
+
+_KEY = ["symbol", "time"]
+_OF = ["symbol", "session"]
+_PRICES = ("open", "high", "low", "close")
+
+
+def on_the_grid(
+    rows: pl.DataFrame, grid: pl.DataFrame, *, bars: bool, now: datetime, delay: timedelta
+) -> pl.DataFrame:
+    """The rows, with those that lack between them.
+
+    A bar without a trade has the last close as its prices and no volume, and what derives from bars
+    repeats its last row. Before the first trade of a session there is nothing to repeat: the open
+    of that bar stands in, and the row that derives from it, known when it was. So no filled row is
+    known before it could be, and no session depends on the one before it.
+
+    A session without any row is a gap once it is over: its rows have symbol, time and session
+    alone. One that has just begun is not there yet.
+
+    Args:
+        rows: of an intraday table: symbol, time, available_at, availability_basis, session and
+            others; of bars `open` and `close` among them.
+        grid: what `Universe.bars` has of the same range.
+        bars: whether they are bars, and do not derive from them.
+        now: UTC; what is not over by then is not filled.
+        delay: how long after its end a bar may rightly be missing.
+
+    Returns:
+        The columns of `rows` and FILLED, sorted by symbol and time.
+    """
+    due = grid.filter(pl.col("end") + delay <= now)
+    found = rows.join(grid.select(*_KEY, "end"), on=_KEY, how="left", maintain_order="left")
+    missing = due.join(rows, on=_KEY, how="anti")
+    if missing.is_empty():
+        return rows.sort(_KEY).with_columns(pl.lit(value=False).alias(FILLED))
+    every = pl.concat(
+        [
+            found.with_columns(real=pl.lit(value=True)),
+            missing.with_columns(real=pl.lit(value=False)),
+        ],
+        how="diagonal",
+    )
+    # The last bar tells whether a session is over.
+    last = grid.group_by(_OF).agg(last=pl.col("end").max())
+    every = (
+        every.join(last, on=_OF, how="left")
+        .sort(_KEY)
+        .with_columns(traded=pl.col("real").any().over(_OF))
+        .filter(pl.col("traded") | (pl.col("last") + delay <= now))
+    )
+    return _filled(every, rows.columns, bars=bars)
+
+
+def _filled(every: pl.DataFrame, columns: list[str], *, bars: bool) -> pl.DataFrame:
+    """The rows of a grid, those that are not `real` made from those that are."""
+    every = every.with_columns(
+        at=pl.when("real").then(pl.int_range(pl.len())).forward_fill().over(_OF)
+    ).with_columns(
+        first=pl.col("traded") & pl.col("at").is_null(),
+        at=pl.col("at").backward_fill().over(_OF),
+    )
+    repeated = every.select(pl.all().gather(every["at"]))
+    made, first = every["traded"] & ~every["real"], every["first"]
+    known = (
+        pl.when(first)
+        .then(repeated["available_at"])
+        .otherwise(every["end"] + (repeated["available_at"] - repeated["end"]))
+    )
+    values = {name: repeated[name] for name in columns if name not in (*_KEY, "session")}
+    values["available_at"] = known
+    if bars:
+        price = pl.when(first).then(repeated["open"]).otherwise(repeated["close"])
+        values |= {name: price for name in _PRICES if name in columns}
+        values |= {"volume": pl.lit(0.0)} if "volume" in columns else {}
+    return every.select(
+        *(
+            pl.when(made).then(values[name]).otherwise(pl.col(name)).alias(name)
+            if name in values
+            else pl.col(name)
+            for name in columns
+        ),
+        made.alias(FILLED),
+    )
