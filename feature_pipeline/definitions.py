@@ -6,6 +6,7 @@ Nothing is connected to here: the stores open when the first run needs them.
 
 from __future__ import annotations
 
+import warnings
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any
@@ -73,6 +74,9 @@ JOB = "features_daily"
 
 WHOLE = "features_of_all_timeframes"
 """The job of repairs and backfills where there is more than the daily one."""
+
+# It is never backfilled as a job: each asset's own policy counts.
+warnings.filterwarnings("ignore", f"Asset job {WHOLE} materializes", UserWarning)
 
 
 def job_name(timeframe: str) -> str:

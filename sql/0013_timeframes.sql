@@ -424,8 +424,11 @@ BEGIN
 END
 $$;
 
-SELECT unite_timeframes('ohlcv');
-SELECT unite_timeframes('indicators');
-SELECT unite_timeframes('features');
-SELECT unite_timeframes('regime_predictions');
-SELECT unite_timeframes('state_vectors');
+DO $$
+BEGIN
+    PERFORM unite_timeframes(name)
+    FROM unnest(
+        ARRAY['ohlcv', 'indicators', 'features', 'regime_predictions', 'state_vectors']
+    ) AS v (name);
+END
+$$;

@@ -24,11 +24,12 @@ from dagster._core.storage.tags import (
 from feature_pipeline.assets import completeness, judgements, recency, verdicts
 from feature_pipeline.assets.verdicts import Verdict
 from feature_pipeline.features.catalogue import ALL_TABLES
-from feature_pipeline.features.declarations import ACTIONS, BARS, STATE_ASSET
+from feature_pipeline.features.declarations import ACTIONS, BARS
 from feature_pipeline.storage.audit import Audit
 from feature_pipeline.storage.io_manager import StorageIOManager, tagged_symbols
 from feature_pipeline.storage.planning import on_grid
 from feature_pipeline.storage.store import Store
+from feature_pipeline.timeframes import stem
 
 NEWEST_DAYS = 30
 """Days that are looked at when no run says which."""
@@ -119,17 +120,18 @@ def checks_of(asset: str) -> tuple[Check, ...]:
     table = ALL_TABLES[asset]
     grid = on_grid(table)
     # Scores and macro releases have no key but their identity: the database keeps them apart.
-    daily = grid and asset.endswith("_1d")
+    daily = grid and not table.intraday
+    vectors = stem(asset) == "state_vectors"
     twice = (_TWICE,) if daily or table.table in (ACTIONS, "documents") else ()
     return (
         _CONSERVED,
         _FUTURE,
         *twice,
-        *((_RANGE,) if asset == STATE_ASSET else ()),
+        *((_RANGE,) if vectors else ()),
         *((_ROWS, _NULLS) if grid else (_COLLECTED,)),
         *((_GAPS,) if asset == BARS else ()),
         *((_RESTATED,) if table.table.startswith("ohlcv_") else ()),
-        *((_SATURATED,) if asset == STATE_ASSET else ()),
+        *((_SATURATED,) if vectors else ()),
         _FRESH,
     )
 

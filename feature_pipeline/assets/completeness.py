@@ -11,14 +11,16 @@ from functools import cache
 
 import polars as pl
 
+from feature_pipeline.assets.intraday import bars_per_session
 from feature_pipeline.assets.verdicts import Verdict, days_of, first_of, many
-from feature_pipeline.features.catalogue import DECLARED, TABLES, column_inputs
+from feature_pipeline.features.catalogue import ALL_DECLARED, ALL_TABLES, column_inputs
 from feature_pipeline.features.declarations import BARS, INSIDERS, SCORES
 from feature_pipeline.schemas import TableSchema
 from feature_pipeline.storage.audit import SHOWN, Audit
 from feature_pipeline.storage.planning import EVERYBODY, not_asked, on_grid
 from feature_pipeline.storage.store import Store
-from feature_pipeline.universe import Instrument, calendar_sessions
+from feature_pipeline.timeframes import DAILY, at, stem
+from feature_pipeline.universe import Instrument, bars_before, calendar_sessions
 
 NAN_LIMIT = 0.10
 """Share of missing values of a column."""
@@ -33,13 +35,16 @@ def row_count(store: Store, asked: Audit, symbols: Sequence[str] | None = None) 
     """A row for every session that has ended, by the exchange calendars, and for nothing else.
 
     What is known to be missing is named with its reason and is a warning; what nobody accounts for
-    is an error.
+    is an error. Intraday rows are compared with the bars of each session: half of them may be
+    missing before that is a warning, for nobody trades in every minute.
 
     Args:
         store: whose universe and ledger.
         asked: about a table on the session grid.
         symbols: whose rows; those of others were not asked for in this run.
     """
+    if asked.table.intraday:
+        return bars_per_session(store, asked, _exceptions(store, asked), symbols)
     sessions = store.universe.sessions(asked.start, asked.end, symbols)
     sessions = sessions.with_columns(day=pl.col("time").dt.date())
     due = sessions.filter(pl.col("close") + store.publication_delay <= asked.now)
@@ -99,8 +104,8 @@ def _as_expected(due: pl.DataFrame, counts: pl.DataFrame) -> bool:
 
 def _exceptions(store: Store, asked: Audit) -> pl.DataFrame:
     """`symbol`, `day`, `reason` of what is known to be missing, of the bars too."""
-    inputs = (n.asset for n in asked.table.inputs if on_grid(TABLES[n.asset]))
-    assets = {asked.table.asset, *inputs, BARS}
+    inputs = (n.asset for n in asked.table.inputs if on_grid(ALL_TABLES[n.asset]))
+    assets = {asked.table.asset, *inputs, at(BARS, asked.table.timeframe or DAILY)}
     parts = [
         store.ledger.exceptions(asset, asked.start, asked.end).select("symbol", "day", "reason")
         for asset in sorted(assets)
@@ -212,12 +217,12 @@ def warm_up(asset: str, column: str) -> int:
 
     By the declared lookbacks; a regime reads what its table declares.
     """
-    if not (TABLES[asset].derived and on_grid(TABLES[asset])):
+    if not (ALL_TABLES[asset].derived and on_grid(ALL_TABLES[asset])):
         return 0
-    declared = {feature.column: feature for feature in DECLARED.get(asset, ())}
+    declared = {feature.column: feature for feature in ALL_DECLARED.get(asset, ())}
     feature = declared.get(column)
     if feature is None:
-        own = max(needed.lookback_bars for needed in TABLES[asset].inputs)
+        own = max(needed.lookback_bars for needed in ALL_TABLES[asset].inputs)
     else:
         needs = [declared[name].lookback_bars for name in feature.needs if name in declared]
         own = max(feature.lookback_bars, *needs, 0)
@@ -244,7 +249,7 @@ def _counted_since(
         sources = _follows_from(table.asset, name)
         rule = (
             warm_up(table.asset, name),
-            (BARS, "volume") in sources,
+            any((stem(asset), name) == ("ohlcv", "volume") for asset, name in sources),
             any(asset == SCORES for asset, _ in sources),
             any(asset == INSIDERS for asset, _ in sources),
         )
@@ -254,10 +259,11 @@ def _counted_since(
         by_calendar.setdefault(instrument.calendar, []).append(instrument)
     frames = []
     for calendar, group in by_calendar.items():
-        times = calendar_sessions(calendar)["time"]
+        sessions = calendar_sessions(calendar)
+        times = sessions["open" if table.intraday else "time"]
         first = pl.Series([i.first_day for i in group], dtype=pl.Date)
         first = first.cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
-        at = times.search_sorted(first, side="left").cast(pl.Int64)
+        begin = sessions["time"].search_sorted(first, side="left").cast(pl.Int64)
         volumeless = pl.Series([i.asset_class in _VOLUMELESS for i in group])
         unheard = pl.Series([not (i.source.news or i.source.reddit) for i in group])
         unwatched = pl.Series([not i.source.insiders for i in group])
@@ -265,13 +271,22 @@ def _counted_since(
         for (bars, volume, texts, insiders), number in rules.items():
             never = (volumeless if volume else False) | (unheard if texts else pl.Series([False]))
             never |= unwatched if insiders else pl.Series([False])
-            place = at + bars
+            place = _after(begin, bars, calendar, table)
             moment = times.gather(place.clip(0, times.len() - 1))
             frame = frame.with_columns(
                 pl.when((place < times.len()) & ~never).then(moment).alias(f"since_{number}")
             )
         frames.append(frame)
     return pl.concat(frames), numbered
+
+
+def _after(begin: pl.Series, bars: int, calendar: str, table: TableSchema) -> pl.Series:
+    """The session by whose first bar so many have passed since each of some sessions began."""
+    if not table.intraday:
+        return begin + bars
+    counted = bars_before(calendar, str(table.timeframe))
+    passed = counted.gather(begin.clip(0, counted.len() - 1)) + bars
+    return counted.search_sorted(passed, side="left").cast(pl.Int64)
 
 
 # -- words ----------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from feature_pipeline.storage.audit import SHOWN, Audit, Bounds
 from feature_pipeline.storage.planning import on_grid
 from feature_pipeline.storage.reports import BECAME
 from feature_pipeline.storage.store import Store
+from feature_pipeline.timeframes import DAILY, at
 from feature_pipeline.universe import calendar_sessions
 
 GAP_LIMIT = 0.10
@@ -136,12 +137,13 @@ def no_future(store: Store, asked: Audit) -> Verdict:
     if not on_grid(table):
         found = asked.out_of_time()
     elif table.derived:
-        found = asked.out_of_time(bars=store.tables[BARS].table)
+        bars = at(BARS, table.timeframe or DAILY)
+        found = asked.out_of_time(bars=store.tables[bars].table)
     else:
         calendars = {i.id: i.calendar for i in store.universe.instruments}
         day = pl.col("time").dt.date()
         closes = {
-            name: calendar_sessions(name).filter(day >= asked.start, day < asked.end)
+            name: calendar_sessions(name).filter(day >= asked.start, day <= asked.end)
             for name in sorted(set(calendars.values()))
         }
         found = asked.out_of_time(closes, calendars)

@@ -72,20 +72,22 @@ def _sessions_behind(store: Store, asked: Audit, *, ended: bool) -> Verdict:
     rows: list[tuple[str, str, date | None, date, int]] = []
     complete: list[date] = []
     current = 0
-    due: dict[str, pl.Series] = {}
+    due: dict[str, tuple[pl.Series, pl.Series]] = {}
     for instrument in store.universe.instruments:
         calendar = instrument.calendar
         if calendar not in due:
             sessions = calendar_sessions(calendar)
-            due[calendar] = sessions["time"].filter(sessions["close"] + delay <= now)
-        times = due[calendar]
+            ended_ones = sessions.filter(pl.col("close") + delay <= now)
+            begins = ended_ones["open" if asked.table.intraday else "time"]
+            due[calendar] = ended_ones["time"], begins
+        times, begins = due[calendar]
         begin, end = instrument.first_day, instrument.end_day
         low = times.search_sorted(midnight(begin), side="left")
         high = times.len() if end is None else times.search_sorted(midnight(end), side="left")
         if high <= low:
             continue  # it has not begun
         last = held.get(instrument.id)
-        at = low if last is None else times.search_sorted(last, side="right")
+        at = low if last is None else begins.search_sorted(last, side="right")
         if at < high:
             day = None if last is None else last.date()
             rows.append((instrument.id, calendar, day, times[high - 1].date(), high - at))

@@ -18,7 +18,7 @@ from feature_pipeline.assets.verdicts import Verdict
 from feature_pipeline.automation.publishing import CHECK, ONLINE, compared
 from feature_pipeline.automation.sensors import sensor
 from feature_pipeline.errors import FeaturePipelineError
-from feature_pipeline.features.catalogue import TABLES
+from feature_pipeline.features.catalogue import ALL_TABLES
 from feature_pipeline.features.declarations import MACRO, SCORES
 from feature_pipeline.schemas import GRID_START
 from feature_pipeline.storage.io_manager import StorageIOManager
@@ -59,7 +59,7 @@ def policies(universe: Universe, today: date) -> Mapping[str, dg.FreshnessPolicy
     closure = min(_longest_closure(calendar, today) for calendar in {i.calendar for i in live})
     sessions = dg.FreshnessPolicy.time_window(fail_window=closure + SLACK)
     special = {"news": DOCUMENTS, "reddit": DOCUMENTS, SCORES: DOCUMENTS, MACRO: RELEASES}
-    return {asset: special.get(asset, sessions) for asset in (*TABLES, ONLINE)}
+    return {asset: special.get(asset, sessions) for asset in (*ALL_TABLES, ONLINE)}
 
 
 def _longest_closure(calendar: str, today: date) -> timedelta:
@@ -87,7 +87,7 @@ def watch_freshness(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg
     client: redis.Redis = context.resources.redis
     store = storage.store
     try:
-        verdicts = {f"{asset}:{FRESHNESS}": recency.freshness(store, asset) for asset in TABLES}
+        verdicts = {f"{asset}:{FRESHNESS}": recency.freshness(store, asset) for asset in store.tables}
         verdicts[f"{ONLINE}:{CHECK}"] = compared(client, store)
     except FeaturePipelineError as error:
         raise dg.Failure(str(error), allow_retries=False) from error

@@ -2,6 +2,7 @@
 check that Redis then says what the database says."""
 
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
@@ -21,11 +22,10 @@ from feature_pipeline.online.rebuild import (
     rebuild_needed,
     republish_all,
 )
-from feature_pipeline.schemas import TIMEFRAMES
 from feature_pipeline.storage.io_manager import StorageIOManager
 from feature_pipeline.storage.store import Store
 
-WATCHED = (*(f"state_vectors_{t}" for t in TIMEFRAMES), "macro_indicators", "sentiment_scores")
+BESIDE_VECTORS = ("macro_indicators", "sentiment_scores")
 
 ONLINE = "online_state_vectors"
 CHECK = judgements.online_equals_offline.__name__
@@ -39,13 +39,18 @@ may turn up below others that were seen already. One that turns up even further 
 tell: its rows were there before it got its id, and so before the last publication."""
 
 
+def watched(timeframes: Sequence[str]) -> tuple[str, ...]:
+    """The assets whose materialisation is a reason to publish."""
+    return (*(f"state_vectors_{timeframe}" for timeframe in timeframes), *BESIDE_VECTORS)
+
+
 def snapshot(store: Store) -> Snapshot:
     """The newest row of everything that Redis holds, from the database."""
     vectors = {
         timeframe: store.newest(timeframe)
-        .drop("inputs", "model_version", strict=False)
+        .drop("inputs", "model_version", "session", strict=False)
         .rename({"confidence": "regime_confidence"})
-        for timeframe in TIMEFRAMES
+        for timeframe in store.universe.timeframes
     }
     return Snapshot(vectors=vectors, macro=store.newest_macro(), sentiment=store.newest_sentiment())
 
@@ -64,7 +69,7 @@ def publish_online(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.
     storage: StorageIOManager = context.resources.storage
     client: redis.Redis = context.resources.redis
     # The events first: what they tell of is then in the snapshot.
-    cursor, news = _news(context)
+    cursor, news = _news(context, storage.store.universe.timeframes)
     newest = Snapshot()
 
     def load() -> Snapshot:
@@ -138,7 +143,7 @@ def _just_written(store: Store) -> bool:
     """Whether something that is published was written so recently that it may not be yet."""
     written = store.database.read_frame(
         "SELECT max(updated_at) AS at FROM partition_ledger WHERE asset = ANY(%s)",
-        [[table for table in store.tables if table.split("_")[-1] in TIMEFRAMES]],
+        [[table.asset for table in store.tables.values() if table.timeframe]],
     )["at"][0]
     return written is not None and store.clock() - written < PUBLISHED_WITHIN
 
@@ -167,7 +172,7 @@ def _evaluation(client: redis.Redis, newest: Snapshot) -> list[dg.AssetCheckEval
     ]
 
 
-def _news(context: dg.SensorEvaluationContext) -> tuple[str, bool]:
+def _news(context: dg.SensorEvaluationContext, timeframes: Sequence[str]) -> tuple[str, bool]:
     """The cursor after this tick, and whether any event is there that it did not know."""
     seen: dict[str, list[int]] = json.loads(context.cursor) if context.cursor else {}
     now = {
@@ -177,7 +182,7 @@ def _news(context: dg.SensorEvaluationContext) -> tuple[str, bool]:
                 dg.AssetKey(asset), limit=REMEMBERED
             ).records
         ]
-        for asset in WATCHED
+        for asset in watched(timeframes)
     }
     new = any(_unknown(ids, seen.get(asset, [])) for asset, ids in now.items())
     return json.dumps(now), new

@@ -18,6 +18,7 @@ from feature_pipeline.schemas import TableSchema
 from feature_pipeline.storage.database import Database
 from feature_pipeline.storage.reader import midnight
 from feature_pipeline.storage.reports import BECAME
+from feature_pipeline.timeframes import TIMEFRAMES
 
 SHOWN = 20
 """Wrong rows that an answer shows; it counts them all."""
@@ -70,6 +71,13 @@ class Audit:
     def held(self) -> pl.DataFrame:
         """`symbol`, `day` of every row."""
         return self._ask("SELECT t.symbol, {day} AS day FROM {table} t WHERE {scope}")
+
+    def held_per_session(self) -> pl.DataFrame:
+        """Of an intraday table, `symbol`, `session`, `day` and how many `rows` there are."""
+        return self._ask(
+            "SELECT t.symbol, t.session, {day} AS day, count(*) AS rows FROM {table} t"
+            " WHERE {scope} GROUP BY 1, 2, 3"
+        )
 
     def against_ledger(self) -> pl.DataFrame:
         """Where ledger and table disagree: `day`, `source`, `ledger` and `held` rows."""
@@ -219,15 +227,16 @@ class Audit:
             join = _T(
                 " LEFT JOIN unnest({}, {}) AS i (symbol, calendar) ON i.symbol = t.symbol"
                 " LEFT JOIN unnest({}, {}, {}) AS c (calendar, time, close)"
-                " ON c.calendar = i.calendar AND c.time = t.time"
+                " ON c.calendar = i.calendar AND c.time = {}"
             ).format(
                 _texts(pl.Series(list(calendars))),
                 _texts(pl.Series(list(calendars.values()))),
                 _texts(sessions["calendar"]),
                 _moments(sessions["time"]),
                 _moments(sessions["close"]),
+                _T("t.session::timestamp AT TIME ZONE 'UTC'" if self.table.intraday else "t.time"),
             )
-            problems.append(("t.available_at < c.close", "it is available before its session ends"))
+            problems.append(self._before_its_end())
         if bars:
             join = _T(" LEFT JOIN {} b ON b.symbol = t.symbol AND b.time = t.time").format(
                 sql.Identifier(bars)
@@ -260,6 +269,14 @@ class Audit:
             ),
             any=_T(" OR ").join(self._said(condition) for condition, _ in problems),
         )
+
+    def _before_its_end(self) -> tuple[str, str]:
+        if not self.table.intraday:
+            return "t.available_at < c.close", "it is available before its session ends"
+        seconds = TIMEFRAMES[str(self.table.timeframe)].step.total_seconds()
+        # The last bar of a session may be shorter than the others.
+        end = f"least(t.time + interval '{seconds:.0f} seconds', c.close)"
+        return f"t.available_at < {end}", "it is available before it ends"
 
     def repeated_sessions(self) -> pl.DataFrame:
         """Rows of daily bars that share symbol and day: `symbol`, `day`, `rows`."""

@@ -67,11 +67,14 @@ def on_the_grid(
 
 def _filled(every: pl.DataFrame, columns: list[str], *, bars: bool) -> pl.DataFrame:
     """The rows of a grid, those that are not `real` made from those that are."""
-    every = every.with_columns(
-        at=pl.when("real").then(pl.int_range(pl.len())).forward_fill().over(_OF)
-    ).with_columns(
-        first=pl.col("traded") & pl.col("at").is_null(),
-        at=pl.col("at").backward_fill().over(_OF),
+    row = pl.when("real").then("row")
+    every = (
+        every.with_row_index("row")
+        .with_columns(at=row.forward_fill().over(_OF))
+        .with_columns(
+            first=pl.col("traded") & pl.col("at").is_null(),
+            at=pl.col("at").backward_fill().over(_OF),
+        )
     )
     repeated = every.select(pl.all().gather(every["at"]))
     made, first = every["traded"] & ~every["real"], every["first"]

@@ -232,14 +232,23 @@ class Upkeep:
         """`Planner.expected_days`, the sessions worked out once for all tables."""
         if table.key[:2] != ("symbol", "time"):
             return self.planner.expected_days(table, start, end)
-        days = self._sessions
+        days = self._intraday_sessions if table.intraday else self._sessions
         low, high = (int(days.search_sorted(day, side="left")) for day in (start, end))
         return days[low : max(low, high)]
 
     @cached_property
     def _sessions(self) -> pl.Series:
         """The days with a finished session, as far as any bar is asked after."""
-        grid = next(t for t in self.store.tables.values() if t.key[:2] == ("symbol", "time"))
+        return self._of_grid(intraday=False)
+
+    @cached_property
+    def _intraday_sessions(self) -> pl.Series:
+        """The same of intraday tables: a session may have bars on two days."""
+        return self._of_grid(intraday=True)
+
+    def _of_grid(self, *, intraday: bool) -> pl.Series:
+        tables = (t for t in self.store.tables.values() if t.key[:2] == ("symbol", "time"))
+        grid = next(table for table in tables if table.intraday == intraday)
         return self.planner.expected_days(grid, self.store.universe.first_day, self.today + _DAY)
 
     def _unwritten(self, table: TableSchema, start: date, end: date) -> pl.Series:

@@ -16,7 +16,7 @@ from dagster._core.storage.tags import (
     ASSET_PARTITION_RANGE_START_TAG,
 )
 
-from feature_pipeline.definitions import JOB, build_defs
+from feature_pipeline.definitions import build_defs, whole_job
 from feature_pipeline.features.catalogue import TABLES, build_tables
 from feature_pipeline.resources import code_versions, scorer
 from feature_pipeline.settings import Settings
@@ -65,7 +65,7 @@ class Graph:
         return Store(
             Database(self.url, 60),
             self.universe,
-            build_tables(active.model, active.revision),
+            build_tables(active.model, active.revision, self.universe.timeframes),
             wait=timedelta(seconds=30),
             off={p.name: p.why for p in providers if isinstance(p, Off)},
             macro_provider=self._macro.name,
@@ -111,7 +111,7 @@ class Graph:
         if symbols:
             tags[SYMBOLS_TAG] = ",".join(symbols)
         defs = _with_versions(build_defs(self.settings, **self.resources), versions or {})
-        return defs.resolve_job_def(JOB).execute_in_process(
+        return defs.resolve_job_def(whole_job(self.universe)).execute_in_process(
             instance=self.instance,
             tags=tags,
             run_config=_QUIET,

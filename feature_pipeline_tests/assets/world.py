@@ -37,6 +37,7 @@ DELAY = timedelta(minutes=15)
 
 _YAML = """
 benchmark: {benchmark}
+timeframes: [{timeframes}]
 instruments:
 """
 _ENTRY = """
@@ -59,28 +60,34 @@ INSTRUMENTS = (
 
 
 def make_universe(
-    instruments: Sequence[tuple[str, str, date]] = INSTRUMENTS, benchmark: str = "MKT"
+    instruments: Sequence[tuple[str, str, date]] = INSTRUMENTS,
+    benchmark: str = "MKT",
+    timeframes: Sequence[str] = ("1d",),
 ) -> Universe:
     """A small universe of (id, sector, first day)."""
-    return Universe.parse(_universe_yaml(instruments, benchmark))
+    return Universe.parse(_universe_yaml(instruments, benchmark, timeframes))
 
 
 def write_universe(path: Path) -> Path:
     """The same universe as a file, for commands."""
-    path.write_text(_universe_yaml(INSTRUMENTS, "MKT"), encoding="utf-8")
+    path.write_text(_universe_yaml(INSTRUMENTS, "MKT", ["1d"]), encoding="utf-8")
     return path
 
 
-def _universe_yaml(instruments: Sequence[tuple[str, str, date]], benchmark: str) -> str:
+def _universe_yaml(
+    instruments: Sequence[tuple[str, str, date]], benchmark: str, timeframes: Sequence[str]
+) -> str:
     entries = (_ENTRY.format(id=i, sector=s, listed=day) for i, s, day in instruments)
-    return _YAML.format(benchmark=benchmark) + "".join(entries)
+    head = _YAML.format(benchmark=benchmark, timeframes=", ".join(timeframes))
+    return head + "".join(entries)
 
 
 @dataclass(frozen=True, repr=False)
 class World:
     """All that ever happens, in the columns of the source tables.
 
-    `silent` symbols do not answer a request for bars; `documents` has both channels.
+    `silent` symbols do not answer a request for bars; `documents` has both channels; `intraday` is
+    timeframe -> bars.
     """
 
     bars: pl.DataFrame
@@ -88,6 +95,7 @@ class World:
     documents: pl.DataFrame
     macro: pl.DataFrame
     silent: Mapping[str, str] = field(default_factory=dict)
+    intraday: Mapping[str, pl.DataFrame] = field(default_factory=dict)
 
     def but(self, **frames) -> World:
         return replace(self, **frames)
@@ -122,6 +130,48 @@ def make_world(
         ),
         macro=_macro(calendar.filter(calendar >= midnight(START) - timedelta(days=60))),
     )
+
+
+def within_sessions(
+    universe: Universe, world: World, timeframes: Sequence[str], start: date, end: date = END
+) -> World:
+    """The world with bars within its daily ones: from each open to the close of that day, with
+    noise, and not one where nobody traded: every ninth bar, and the first ones of every fifth
+    session."""
+    daily = world.bars.select("symbol", "open", "close", session=pl.col("time").dt.date())
+    made = {}
+    for timeframe in timeframes:
+        grid = universe.bars(timeframe, start, end).join(
+            daily, on=["symbol", "session"], how="left", maintain_order="left"
+        )
+        of = ["symbol", "session"]
+        rng = np.random.default_rng(len(timeframe))
+        noise = np.exp(0.002 * rng.normal(size=grid.height))
+        place = pl.int_range(pl.len()).over(of)
+        share = (place + 1) / pl.len().over(of)
+        path = pl.col("open") * (pl.col("close") / pl.col("open")) ** share
+        frame = grid.with_columns(
+            place=place,
+            last=pl.when(share < 1).then(path * noise).otherwise("close"),
+        ).with_columns(
+            first=pl.when(pl.col("place") == 0).then("open").otherwise(pl.col("last").shift())
+        )
+        quiet = pl.int_range(pl.len()) % 9 == 4
+        late = (pl.col("session").dt.ordinal_day() % 5 == 2) & (pl.col("place") < 2)
+        made[timeframe] = frame.filter(~(quiet | late)).select(
+            "symbol",
+            "time",
+            available_at=pl.col("end") + DELAY,
+            availability_basis=pl.lit("assumed"),
+            open="first",
+            high=pl.max_horizontal("first", "last") * 1.001,
+            low=pl.min_horizontal("first", "last") * 0.999,
+            close="last",
+            volume=1000.0 + 100 * (pl.col("time").dt.minute() % 7),
+            spread=pl.lit(None, pl.Float64),
+            source=pl.lit("made"),
+        )
+    return world.but(intraday=made)
 
 
 def midnight(day: date) -> datetime:
@@ -281,7 +331,8 @@ class MadeSource:
     ) -> Fetched:
         asked = [i.id for i in instruments]
         failed = {s: why for s, why in self.world.silent.items() if s in asked}
-        frame = self._within("bars", self.world.bars, ohlcv("1d"), start, end)
+        bars = self.world.bars if timeframe == "1d" else self.world.intraday[timeframe]
+        frame = self._within("bars", bars, ohlcv(timeframe), start, end)
         frame = frame.filter(pl.col("symbol").is_in(asked), ~pl.col("symbol").is_in(list(failed)))
         return Fetched(frame, failed, tuple(asked))
 

@@ -8,7 +8,7 @@ import dagster as dg
 import polars as pl
 import pytest
 
-from feature_pipeline.automation.publishing import REMEMBERED, WATCHED, publish_online
+from feature_pipeline.automation.publishing import REMEMBERED, publish_online, watched
 from feature_pipeline.features.catalogue import TABLES
 from feature_pipeline.online import keys
 from feature_pipeline.online.client import publishing_client, serving_client
@@ -27,6 +27,7 @@ from feature_pipeline_tests.online.conftest import own_redis  # noqa: F401
 ONLINE = dg.AssetKey("online_state_vectors")
 AGES = timedelta(days=36500)
 VECTORS = "state_vectors_1d"
+WATCHED = watched(["1d"])
 
 
 @pytest.fixture(scope="module")
