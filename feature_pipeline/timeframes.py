@@ -6,9 +6,9 @@ session is made of too. No I/O, no clock.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import date, timedelta
 
 DAILY = "1d"
 """The timeframe that every deployment has: splits, documents and macro series come with its job."""
@@ -43,6 +43,18 @@ class Timeframe:
     def intraday(self) -> bool:
         """Whether a session has several bars."""
         return self.name != DAILY
+
+    def refused(self, start: date, today: date) -> str | None:
+        """Why bars of `start` are not collected any more, and what to do; None where they are.
+
+        What is older than the retention would be dropped again.
+        """
+        if self.retention is None or start >= today - self.retention:
+            return None
+        return (
+            f"{self.name} bars are kept for {self.retention.days} days: those of {start} would be "
+            f"dropped again; begin on {today - self.retention} or later"
+        )
 
     @property
     def bars_per_year(self) -> float:
@@ -90,6 +102,12 @@ def of(asset: str) -> str | None:
     """The timeframe that an asset's name ends with; None where it has none."""
     suffix = asset.rpartition("_")[2]
     return suffix if suffix in TIMEFRAMES else None
+
+
+def shortest_run(assets: Iterable[str]) -> int:
+    """The fewest days that one run of some assets takes; 0 - all of them in one."""
+    found = (TIMEFRAMES[t].days_per_run for t in map(of, assets) if t is not None)
+    return min(filter(None, found), default=0)
 
 
 def stem(asset: str) -> str:

@@ -5,11 +5,12 @@ from typing import Any
 
 import dagster as dg
 
+from feature_pipeline import partitions
 from feature_pipeline.assets.declare import fetch, table_asset
 from feature_pipeline.assets.pools import places
 from feature_pipeline.schemas import Fetched
 from feature_pipeline.storage.io_manager import StorageIOManager
-from feature_pipeline.timeframes import DAILY
+from feature_pipeline.timeframes import DAILY, TIMEFRAMES
 from feature_pipeline.universe import Instrument, Universe
 
 _DAILY = """Daily open, high, low, close and volume of every instrument, exactly as traded.
@@ -39,6 +40,10 @@ def ohlcv(timeframe: str) -> dg.AssetsDefinition:
         universe: dg.ResourceParam[Universe],
         sources: dg.ResourceParam[Mapping[str, Any]],
     ) -> dict[str, Fetched]:
+        first, _ = partitions.window(context.partition_time_window)
+        refused = TIMEFRAMES[timeframe].refused(first, storage.store.clock().date())
+        if refused:
+            raise dg.Failure(refused, allow_retries=False)
         plan = storage.plan(context)
 
         def ask(source: Any, instruments: Sequence[Instrument]) -> Fetched:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from feature_pipeline.automation.estimate import Estimate
 from feature_pipeline.errors import FeaturePipelineError
-from feature_pipeline.features.catalogue import TABLES
+from feature_pipeline.features.catalogue import ALL_TABLES, TABLES
 from feature_pipeline.partitions import days
 from feature_pipeline.settings import Settings
 from feature_pipeline.stack import processes
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from feature_pipeline.storage.database import Database
     from feature_pipeline.storage.ledger import Ledger
+    from feature_pipeline.universe import Universe
 
 PARALLEL_RUNS = 2
 
@@ -140,10 +141,25 @@ def known_assets(names: Iterable[str]) -> tuple[str, ...]:
         BackfillError: one is unknown.
     """
     wanted = set(names)
-    unknown = sorted(wanted - set(TABLES))
+    unknown = sorted(wanted - set(ALL_TABLES))
     if unknown:
         raise BackfillError(f"there is no asset {unknown[0]!r}; there are {', '.join(TABLES)}")
-    return tuple(asset for asset in TABLES if asset in wanted)
+    return tuple(asset for asset in ALL_TABLES if asset in wanted)
+
+
+def assets_of(timeframe: str, universe: Universe) -> tuple[str, ...]:
+    """What a backfill of a timeframe writes: its bars and what derives from them, and the events
+    that those read.
+
+    Raises:
+        BackfillError: the universe has no such timeframe.
+    """
+    if timeframe not in universe.timeframes:
+        raise BackfillError(
+            f"there are no bars of {timeframe!r}, only of {', '.join(universe.timeframes)}; add it "
+            "to `timeframes` in universe.yaml"
+        )
+    return tuple(name for name, t in ALL_TABLES.items() if t.timeframe in (None, timeframe))
 
 
 def runs_for(

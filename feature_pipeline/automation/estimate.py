@@ -21,6 +21,8 @@ from feature_pipeline.storage import usage
 from feature_pipeline.storage.changes import without
 from feature_pipeline.storage.planning import kind_of, on_grid
 from feature_pipeline.storage.store import Store
+from feature_pipeline.timeframes import TIMEFRAMES, of
+from feature_pipeline.universe import calendar_bars
 
 START_S = 5.0
 """Fresh processes that import Dagster and the graph, before the first step."""
@@ -212,9 +214,11 @@ def estimate(
     Raises:
         MissingPartitionError: something that is computed reads what nobody has written and this
             backfill does not write.
+        EstimateError: the bars would be dropped again, or there is no such timeframe.
         UniverseError: a symbol is unknown.
         DatabaseError: the ledger cannot be read.
     """
+    _refuse_old(store, assets, start)
     found: dict[str, Work] = {}
     for asset, table in store.tables.items():
         if assets and asset not in assets:
@@ -257,6 +261,20 @@ def estimate(
         )
     known = "measured" if runs else "built-in"
     return Estimate(start, end, spans, work, known, runs, days_per_run)
+
+
+def _refuse_old(store: Store, assets: Sequence[str], start: date) -> None:
+    """Intraday bars are kept for a while: older ones would be asked for in vain."""
+    for asset in assets:
+        timeframe = of(asset)
+        if asset not in store.tables:
+            raise EstimateError(
+                f"there is no {asset} here: add {timeframe} to `timeframes` in universe.yaml"
+            )
+        if timeframe and asset.startswith("ohlcv"):
+            refused = TIMEFRAMES[timeframe].refused(start, store.clock().date())
+            if refused:
+                raise EstimateError(refused)
 
 
 # -- which days -----------------------------------------------------------------------------------
@@ -445,6 +463,8 @@ def _rows(
         return 0, "sessions"
     if on_grid(table):
         window = one.days[0], one.days[-1] + timedelta(days=1)
+        if table.intraday:
+            return _bars(store, table, one, window), "sessions"
         expected = store.planner.finished(*window, one.symbols)
         return expected.filter(pl.col("day").is_in(one.days.implode())).height, "sessions"
     covered = _covered(store, table, one.days, one.symbols)
@@ -454,6 +474,21 @@ def _rows(
     if documents:
         return sum(documents), "assumed"
     return round(_ROWS_A_DAY.get(table.asset, 1.0) * covered), "assumed"
+
+
+def _bars(store: Store, table: TableSchema, one: Work, window: tuple[date, date]) -> int:
+    """The bars of the grid on those days, counted by calendar."""
+    timeframe, total = str(table.timeframe), 0
+    chosen = [i for i in store.universe.instruments if one.symbols is None or i.id in one.symbols]
+    for calendar in {i.calendar for i in chosen}:
+        grid = calendar_bars(calendar, timeframe, *window)
+        days = grid["time"].dt.date()
+        sessions = grid["session"].filter(days.is_in(one.days.implode()))
+        for i in chosen:
+            if i.calendar == calendar:
+                own = sessions.is_between(i.first_day, i.end_day or date.max, closed="left")
+                total += int(own.sum())
+    return total
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,9 @@ def watch_freshness(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg
     client: redis.Redis = context.resources.redis
     store = storage.store
     try:
-        verdicts = {f"{asset}:{FRESHNESS}": recency.freshness(store, asset) for asset in store.tables}
+        verdicts = {
+            f"{asset}:{FRESHNESS}": recency.freshness(store, asset) for asset in store.tables
+        }
         verdicts[f"{ONLINE}:{CHECK}"] = compared(client, store)
     except FeaturePipelineError as error:
         raise dg.Failure(str(error), allow_retries=False) from error

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from feature_pipeline.cli.common import Json, console, names, print_json, settings, symbols_in
+from feature_pipeline.timeframes import DAILY, TIMEFRAMES, shortest_run
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,9 +26,9 @@ if TYPE_CHECKING:
 
 def _asset_names(incomplete: str) -> list[str]:
     """Completes the last name of a comma-separated list."""
-    from feature_pipeline.features.catalogue import TABLES
+    from feature_pipeline.features.catalogue import ALL_TABLES
 
-    return _completed(incomplete, TABLES)
+    return _completed(incomplete, ALL_TABLES)
 
 
 def _symbol_names(incomplete: str) -> list[str]:
@@ -51,8 +52,17 @@ def backfill(
     ] = "",
     assets: Annotated[
         str,
-        typer.Option(help="Comma-separated; default: all.", autocompletion=_asset_names),
+        typer.Option(
+            help="Comma-separated; default: all of the timeframe.", autocompletion=_asset_names
+        ),
     ] = "",
+    timeframe: Annotated[
+        str,
+        typer.Option(
+            help="1d, 1h, 5m or 1m: its bars, what derives from them and what that reads.",
+            autocompletion=lambda: [*TIMEFRAMES],
+        ),
+    ] = DAILY,
     symbols: Annotated[
         str,
         typer.Option(
@@ -84,6 +94,7 @@ def backfill(
       feature-pipeline backfill --symbols MSFT --start 2012-01-01
       feature-pipeline backfill --start 2012-06-01 --assets features_1d
       feature-pipeline backfill --start 2013-02-01 --refetch --json
+      feature-pipeline backfill --timeframe 1h --start 2026-01-05
     """
     from feature_pipeline.stack import foreground
 
@@ -96,6 +107,7 @@ def backfill(
             assets=names(assets),
             symbols=chosen,
             refetch=refetch,
+            timeframe=timeframe,
         )
         if dry_run:
             if json:
@@ -153,23 +165,25 @@ def outlook(
     assets: tuple[str, ...] = (),
     symbols: tuple[str, ...] = (),
     refetch: bool = False,
+    timeframe: str = DAILY,
 ) -> Estimate:
     """What a backfill would do; see `automation.estimate`. An empty start or end is the default.
 
     Raises:
         PartitionError: start or end is no day of the grid, or in the wrong order.
-        BackfillError: an asset is unknown.
+        BackfillError: an asset or a timeframe is unknown.
+        EstimateError: intraday bars of then would be dropped again.
         UniverseError: a symbol is unknown.
         MissingPartitionError: something that is computed reads what nobody has written.
         DatabaseError: the database cannot be read.
     """
-    from feature_pipeline.automation.backfill import known_assets
+    from feature_pipeline.automation.backfill import assets_of, known_assets
     from feature_pipeline.automation.estimate import default_range, estimate
     from feature_pipeline.partitions import parse_range
     from feature_pipeline.resources import code_versions, default_resources, store
 
-    chosen = known_assets(assets)
     held = store(current)
+    chosen = known_assets(assets) or assets_of(timeframe, held.universe)
     resources = default_resources(current)
     ids = [held.universe.resolve(symbol).id for symbol in symbols]
     with held.database:
@@ -186,7 +200,7 @@ def outlook(
             assets=chosen,
             symbols=ids,
             refetch=refetch,
-            days_per_run=current.max_partitions_per_run,
+            days_per_run=current.max_partitions_per_run or shortest_run(chosen),
         )
 
 

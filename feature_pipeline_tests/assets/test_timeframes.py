@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
@@ -12,11 +13,13 @@ from feature_pipeline.assets.checks import checks_of
 from feature_pipeline.assets.completeness import row_count
 from feature_pipeline.assets.judgements import no_future
 from feature_pipeline.assets.verdicts import audit
+from feature_pipeline.automation.estimate import EstimateError, estimate
 from feature_pipeline.automation.publishing import snapshot
 from feature_pipeline.features.catalogue import ALL_TABLES
 from feature_pipeline.partitions import days
+from feature_pipeline.resources import code_versions
 from feature_pipeline.storage.store import Store
-from feature_pipeline_tests.assets.support import assert_same_tables, before
+from feature_pipeline_tests.assets.support import assert_same_tables, before, failure
 from feature_pipeline_tests.assets.world import SPLIT_DAY, make_universe, within_sessions
 
 TIMEFRAMES = ("1d", "1h", "5m")
@@ -28,6 +31,23 @@ BARS = tuple(name for name in INTRADAY if name.startswith("ohlcv"))
 DERIVED = tuple(name for name in INTRADAY if name not in BARS)
 EVENTS = ("corporate_actions", "news", "reddit", "sentiment_scores", "macro_indicators")
 ASSETS = (*INTRADAY, *EVENTS, "insider_transactions")
+
+
+NOW = datetime(2019, 6, 20, tzinfo=UTC)
+"""Bars of an hour and less are not collected for ever."""
+
+
+@pytest.fixture(scope="module")
+def then(new_graph, trading):
+    """Makes graphs that live shortly after the world's end."""
+
+    @contextmanager
+    def made(world):
+        with new_graph(world, trading) as graph:
+            graph.store.clock = lambda: NOW
+            yield graph
+
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +67,8 @@ def minutes(trading, world):
 
 
 @pytest.fixture(scope="module")
-def ran(new_graph, trading, minutes):
-    with new_graph(minutes, trading) as graph:
+def ran(then, minutes):
+    with then(minutes) as graph:
         graph.run(START, END, ASSETS)
         yield graph
 
@@ -111,18 +131,18 @@ def test_a_lost_session_is_a_gap_and_says_so(ran):
     assert features.filter(symbol="AAA")["returns_20"].null_count() == 0
 
 
-def test_day_by_day_is_the_same(new_graph, trading, minutes, ran):
-    with new_graph(minutes, trading) as other:
+def test_day_by_day_is_the_same(then, minutes, ran):
+    with then(minutes) as other:
         for day in days(SPLIT_DAY, END):  # the lost session comes along as history
             other.run(day, day + timedelta(days=1), ASSETS)
         assert_same_tables(
             other.tables(INTRADAY, SPLIT_DAY, END), ran.tables(INTRADAY, SPLIT_DAY, END)
         )
         for asset in DERIVED:
-            assert other.pending(asset, START, END) == []
+            assert other.pending(asset, SPLIT_DAY, END) == []
 
 
-def test_nothing_is_known_before_it_could_be(new_graph, trading, minutes, ran):
+def test_nothing_is_known_before_it_could_be(then, minutes, ran):
     """In the middle of a session: what was written by then is what is written with the rest."""
     moment = datetime(2019, 6, 12, 16, 7, tzinfo=UTC)
     cut = minutes.but(
@@ -131,7 +151,7 @@ def test_nothing_is_known_before_it_could_be(new_graph, trading, minutes, ran):
         documents=before(minutes.documents, moment),
         macro=before(minutes.macro, moment),
     )
-    with new_graph(cut, trading) as other:
+    with then(cut) as other:
         other.run(START, END, ASSETS)
         left, right = (
             {asset: before(g.table(asset, START, END), moment) for asset in INTRADAY}
@@ -139,6 +159,24 @@ def test_nothing_is_known_before_it_could_be(new_graph, trading, minutes, ran):
         )
         assert_same_tables(left, right)
         assert all(rows["time"].dt.date().max() == date(2019, 6, 12) for rows in left.values())
+
+
+def test_bars_that_would_be_dropped_again_are_refused(ran):
+    old = date(2017, 6, 1)
+    with pytest.raises(EstimateError, match=r"kept for 730 days.*begin on 2017-06-20"):
+        estimate(ran.store, {}, {}, None, old, END, assets=BARS)
+    result = ran.run(old, old + timedelta(days=1), ["ohlcv_5m"], check=False)
+    step, why = failure(result)
+    assert step == "ohlcv_5m"
+    assert "would be dropped again" in why
+    sources = {"made": ran.source}
+    versions = code_versions(ran.universe)
+    found = estimate(ran.store, versions, sources, ran.source, START, END, assets=BARS)
+    assert found.partitions == 0
+    found = estimate(
+        ran.store, versions, sources, ran.source, START, END, assets=BARS, refetch=True
+    )
+    assert found.work["ohlcv_5m"].rows == 4 * 78 * 3
 
 
 def test_checks_count_by_the_grid(ran):
