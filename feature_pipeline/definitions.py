@@ -37,6 +37,7 @@ from feature_pipeline.assets.state_vectors import state_vectors
 from feature_pipeline.automation import publishing
 from feature_pipeline.automation.alerts import alert_sensors
 from feature_pipeline.automation.freshness import policies, watch_freshness
+from feature_pipeline.automation.intraday import intraday_schedules
 from feature_pipeline.automation.publishing import online_equals_offline, publish_online
 from feature_pipeline.automation.repair import repair_sensor
 from feature_pipeline.automation.schedules import build_automation
@@ -56,15 +57,18 @@ EVENTS = (
 )
 """What happens and has no timeframe: the daily job's."""
 
-OF_BARS = (ohlcv, indicators, features, regime_predictions, state_vectors)
-"""What there is of each timeframe, bars first."""
+FROM_BARS = (indicators, features, regime_predictions, state_vectors)
+"""What there is of each timeframe, beside its bars."""
 
 
 @cache
-def assets_of(timeframe: str) -> tuple[dg.AssetsDefinition, ...]:
-    """The assets of one timeframe's job."""
-    bars, *derived = (make(timeframe) for make in OF_BARS)
-    return (bars, *(EVENTS if timeframe == DAILY else ()), *derived)
+def assets_of(
+    timeframe: str, timeframes: tuple[str, ...] = (DAILY,)
+) -> tuple[dg.AssetsDefinition, ...]:
+    """The assets of one timeframe's job, in a deployment of `timeframes`."""
+    derived = (make(timeframe) for make in FROM_BARS)
+    events = EVENTS if timeframe == DAILY else ()
+    return (ohlcv(timeframe, timeframes), *events, *derived)
 
 
 ASSETS = assets_of(DAILY)
@@ -95,7 +99,7 @@ def build_defs(settings: Settings | None = None, **resources: Any) -> dg.Definit
     universe = resources.get("universe") or load_universe(settings)
     versions = code_versions(universe, settings)
     fresh = policies(universe, datetime.now(UTC).date())
-    jobs = {timeframe: _job(timeframe) for timeframe in universe.timeframes}
+    jobs = {timeframe: _job(timeframe, universe.timeframes) for timeframe in universe.timeframes}
     used = {**default_resources(settings), **resources}
     cron = build_automation(settings, universe, used["sources"], jobs)
 
@@ -117,7 +121,7 @@ def build_defs(settings: Settings | None = None, **resources: Any) -> dg.Definit
                 .with_attributes(backfill_policy=backfill_policy(timeframe, settings))
                 .map_asset_specs(deployed)
                 for timeframe in universe.timeframes
-                for asset in assets_of(timeframe)
+                for asset in assets_of(timeframe, universe.timeframes)
             ),
             spec_with_code(instruments, settings.universe or UNIVERSE_YAML, settings.source_url),
             spec_with_code(
@@ -133,7 +137,11 @@ def build_defs(settings: Settings | None = None, **resources: Any) -> dg.Definit
         ],
         asset_checks=[*table_checks(versions), online_equals_offline],
         jobs=[*jobs.values(), *_whole(universe), *cron.jobs, reconcile_positions],
-        schedules=[*cron.schedules, reconcile_yesterday],
+        schedules=[
+            *cron.schedules,
+            *intraday_schedules(universe, used["sources"], jobs),
+            reconcile_yesterday,
+        ],
         sensors=[
             publish_online,
             watch_freshness,
@@ -145,11 +153,11 @@ def build_defs(settings: Settings | None = None, **resources: Any) -> dg.Definit
     )
 
 
-def _job(timeframe: str) -> Any:
+def _job(timeframe: str, timeframes: tuple[str, ...]) -> Any:
     daily = timeframe == DAILY
     return dg.define_asset_job(
         job_name(timeframe),
-        selection=dg.AssetSelection.assets(*assets_of(timeframe)),
+        selection=dg.AssetSelection.assets(*assets_of(timeframe, timeframes)),
         description="Every table of the daily graph, from bars to state vectors."
         if daily
         else f"The tables of {timeframe} bars, from bars to state vectors; documents, splits and "
@@ -161,7 +169,11 @@ def _job(timeframe: str) -> Any:
 def _whole(universe: Universe) -> list[Any]:
     if whole_job(universe) != WHOLE:
         return []
-    every = [asset for timeframe in universe.timeframes for asset in assets_of(timeframe)]
+    every = [
+        asset
+        for timeframe in universe.timeframes
+        for asset in assets_of(timeframe, universe.timeframes)
+    ]
     return [
         dg.define_asset_job(
             WHOLE,

@@ -15,6 +15,7 @@ from feature_pipeline.features.catalogue import TABLES
 from feature_pipeline.partitions import DAILY
 from feature_pipeline.resources import code_versions, load_universe
 from feature_pipeline.settings import Settings
+from feature_pipeline.timeframes import stem
 from feature_pipeline_tests.assets.world import make_universe
 
 GRAPH = defs.resolve_asset_graph()
@@ -155,7 +156,7 @@ def test_inputs_show_how_far_back_they_read():
     for asset in ASSETS:
         table = TABLES[asset.key.to_python_identifier()]
         for needed in table.inputs:
-            shown = asset.op.input_def_named(needed.asset).metadata
+            shown = asset.op.input_def_named(stem(needed.asset)).metadata
             assert shown["lookback_bars"] == needed.lookback_bars
             assert shown["lookback_days"] == needed.lookback_days
             assert list(shown["columns"]) == list(needed.columns)

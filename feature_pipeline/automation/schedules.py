@@ -97,7 +97,7 @@ _FINISHED = (
     dg.DagsterRunStatus.CANCELED,
 )
 # A run that is merely recorded (NOT_STARTED) was never submitted: it would block for ever.
-_UNDER_WAY = [
+UNDER_WAY = [
     status
     for status in dg.DagsterRunStatus
     if status not in (*_FINISHED, dg.DagsterRunStatus.NOT_STARTED)
@@ -203,7 +203,7 @@ def bars_schedule(
     def bars(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         universe: Universe = context.resources.universe
         moment = context.scheduled_execution_time
-        runs = _Runs(context, {CALENDAR_TAG: calendar, TIMEFRAME_TAG: timeframe})
+        runs = Runs(context, {CALENDAR_TAG: calendar, TIMEFRAME_TAG: timeframe})
         tick = timetable.tick(moment)
         session = tick.session or _missed(runs, timetable.newest(moment))
         day = session.day if session else tick.day
@@ -214,13 +214,13 @@ def bars_schedule(
         first = _first_day(day, settings.refetch_days, runs.completed(SESSION_TAG))
         tags = {CALENDAR_TAG: calendar, TIMEFRAME_TAG: timeframe, SESSION_TAG: day.isoformat()}
         if len({i.calendar for i in universe.instruments}) > 1:
-            tags |= _only(listed(universe, calendar, first, day))
-        return _request(f"{name} {day}", first, day, tags)
+            tags |= only(listed(universe, calendar, first, day))
+        return request(f"{name} {day}", first, day, tags)
 
     return bars
 
 
-def _missed(runs: _Runs, newest: Session | None) -> Session | None:
+def _missed(runs: Runs, newest: Session | None) -> Session | None:
     """The newest session, if the schedule was at work before it and nobody asked for it: the
     daemon was down at its tick."""
     if newest is None:
@@ -231,7 +231,7 @@ def _missed(runs: _Runs, newest: Session | None) -> Session | None:
     return None if runs.newest({SESSION_TAG: newest.day.isoformat()}) else newest
 
 
-def _only(symbols: Sequence[str]) -> dict[str, str]:
+def only(symbols: Sequence[str]) -> dict[str, str]:
     """The tag that has sources asked for these symbols alone; everybody where they are too many
     for a tag, which costs requests and changes nothing else."""
     value = ",".join(symbols)
@@ -283,8 +283,8 @@ def documents_schedule(job: Any, settings: Settings) -> dg.ScheduleDefinition:
                 f"No instrument with a source of news or posts is listed on {today}: extend a "
                 "membership in universe.yaml, or name a source."
             )
-        runs = _Runs(context, {SCHEDULE_NAME_TAG: DOCUMENTS})
-        busy = runs.newest(statuses=_UNDER_WAY)
+        runs = Runs(context, {SCHEDULE_NAME_TAG: DOCUMENTS})
+        busy = runs.newest(statuses=UNDER_WAY)
         if busy is not None:
             return dg.SkipReason(
                 f"The run before, {busy.run_id}, is {busy.status.value.lower()} still: the tick "
@@ -292,7 +292,7 @@ def documents_schedule(job: Any, settings: Settings) -> dg.ScheduleDefinition:
             )
         done = _scheduled(runs.newest(statuses=[dg.DagsterRunStatus.SUCCESS]))
         first = documents_from(moment, done, settings.refetch_days)
-        return _request(f"{DOCUMENTS} {moment:%Y-%m-%dT%H:%MZ}", first, today, {})
+        return request(f"{DOCUMENTS} {moment:%Y-%m-%dT%H:%MZ}", first, today, {})
 
     return documents
 
@@ -441,7 +441,7 @@ def warm_up_schedule(timetable: Timetable) -> dg.ScheduleDefinition:
 
 
 @dataclass(frozen=True)
-class _Runs:
+class Runs:
     """The runs that carry some tags. None where a tick has no instance to ask (a dry evaluation).
 
     Retries and re-executions carry the tags of their first run and count like it.
@@ -480,13 +480,13 @@ def _since_the_last(
 ) -> dg.RunRequest:
     """The days up to the tick's own, with `refetch_days` before, or since a run that succeeded."""
     moment = context.scheduled_execution_time.astimezone(UTC)
-    runs = _Runs(context, {SCHEDULE_NAME_TAG: schedule})
+    runs = Runs(context, {SCHEDULE_NAME_TAG: schedule})
     done = runs.completed(ASSET_PARTITION_RANGE_END_TAG)
     first = _first_day(moment.date(), settings.refetch_days, done)
-    return _request(f"{schedule} {moment:%Y-%m-%dT%H:%MZ}", first, moment.date(), {})
+    return request(f"{schedule} {moment:%Y-%m-%dT%H:%MZ}", first, moment.date(), {})
 
 
-def _request(run_key: str, first: date, last: date, tags: Mapping[str, str]) -> dg.RunRequest:
+def request(run_key: str, first: date, last: date, tags: Mapping[str, str]) -> dg.RunRequest:
     """One run of the days [first, last]."""
     days = {
         ASSET_PARTITION_RANGE_START_TAG: first.isoformat(),

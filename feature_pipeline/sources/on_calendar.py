@@ -136,7 +136,8 @@ def bars(
     else:
         found = rows.join_asof(sessions, left_on="moment", right_on="opens", coalesce=False)
         found = found.with_columns(closes=pl.when(moment < pl.col("closes")).then("closes"))
-        ends = moment + length
+        # The last bar of a session may be shorter.
+        ends = pl.min_horizontal(moment + length, "closes")
     traded = found.filter(pl.col("closes").is_not_null() | future | moment.is_null())
     available = ends + delay
     seen = pl.lit(now) - available < OBSERVED_WITHIN

@@ -125,6 +125,13 @@ class Ledger:
             " AND updated_at < (day + 1)::timestamp AT TIME ZONE 'UTC' ORDER BY day"
         )["day"]
 
+    def written_at(self, asset: str, start: date, end: date) -> pl.DataFrame:
+        """`day` and when it was last written, or found to be right, in [start, end)."""
+        return self._database.read_frame(
+            f"SELECT day, max(updated_at) AS written_at FROM partition_ledger"
+            f" WHERE asset = {_text(asset)} AND day >= '{start}' AND day < '{end}' GROUP BY day"
+        )
+
     def remember_group(self, group: str, symbols: Sequence[str]) -> None:
         """Note whom a group of instruments consists of; the ledger names it by its digest."""
         with self._database.connection() as connection:

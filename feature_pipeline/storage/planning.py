@@ -314,7 +314,7 @@ class Planner:
         Where rows belong to sessions, days with a finished session; otherwise every day that has
         begun.
         """
-        if on_grid(table):
+        if table.key[:2] == ("symbol", "time"):
             return self.finished(start, end, intraday=table.intraday)["day"].unique().sort()
         end = min(end, self.clock().date() + timedelta(days=1))
         if start >= end:
