@@ -30,6 +30,8 @@ from feature_pipeline.features.declarations import (
     SCORES,
 )
 from feature_pipeline.features.prepared import PREPARED, Reading, reading
+from feature_pipeline.schemas import TIMEFRAMES
+from feature_pipeline.timeframes import stem
 
 ROOT = Path(__file__).parents[1]
 ASSETS = (INDICATORS_ASSET, FEATURES_ASSET)
@@ -384,20 +386,21 @@ def _migrations(root: Path) -> list[str]:
 
 
 def _migration(request: Request, root: Path) -> str:
-    asset = request.asset
-    view, _, timeframe = asset.rpartition("_")
+    view = stem(request.asset)
     before = _migrations(root)
-    views = [name for name in before if name.endswith("_views")]
+    views = [name for name in before if name.endswith("_timeframes")]
     depends = " ".join(dict.fromkeys([*views[:1], before[-1]]))
     words = textwrap.fill(
         request.description.strip(), _WIDTH, initial_indent="-- ", subsequent_indent="-- "
     )
+    columns = "".join(
+        f"ALTER TABLE {view}_{timeframe} ADD COLUMN {request.name} double precision;\n"
+        for timeframe in reversed(TIMEFRAMES)
+    )
     return (
-        f"-- depends: {depends}\n{words}\n\n"
-        f"ALTER TABLE {asset} ADD COLUMN {request.name} double precision;\n\n"
-        "-- A view has the columns that its table had when it was made.\n"
-        f"CREATE OR REPLACE VIEW {view} AS\n"
-        f"    SELECT '{timeframe}'::text AS timeframe, t.* FROM {asset} AS t;\n"
+        f"-- depends: {depends}\n{words}\n\n{columns}\n"
+        "-- A view has the columns that its tables had when it was made.\n"
+        f"DO $$ BEGIN PERFORM unite_timeframes('{view}'); END $$;\n"
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import timedelta
 
 DAILY = "1d"
 """The timeframe that every deployment has: splits, documents and macro series come with its job."""
@@ -28,7 +28,6 @@ class Timeframe:
         log_return_limit: what a log return of one bar is clipped to in the state vector.
         days_per_run: days that one run of a backfill takes at most, unless a setting says so; 0 -
             all of them.
-        retention: how long bars are kept; None - for ever.
         every: how often they are asked for while the market is open; None - after its close.
     """
 
@@ -36,25 +35,12 @@ class Timeframe:
     step: timedelta
     log_return_limit: float
     days_per_run: int
-    retention: timedelta | None = None
     every: timedelta | None = None
 
     @property
     def intraday(self) -> bool:
         """Whether a session has several bars."""
         return self.name != DAILY
-
-    def refused(self, start: date, today: date) -> str | None:
-        """Why bars of `start` are not collected any more, and what to do; None where they are.
-
-        What is older than the retention would be dropped again.
-        """
-        if self.retention is None or start >= today - self.retention:
-            return None
-        return (
-            f"{self.name} bars are kept for {self.retention.days} days: those of {start} would be "
-            f"dropped again; begin on {today - self.retention} or later"
-        )
 
     @property
     def bars_per_year(self) -> float:
@@ -73,7 +59,6 @@ TIMEFRAMES: Mapping[str, Timeframe] = {
             timedelta(minutes=1),
             log_return_limit=0.003,
             days_per_run=5,
-            retention=timedelta(days=183),
             every=timedelta(minutes=5),
         ),
         Timeframe(
@@ -81,7 +66,6 @@ TIMEFRAMES: Mapping[str, Timeframe] = {
             timedelta(minutes=5),
             log_return_limit=0.007,
             days_per_run=20,
-            retention=timedelta(days=2 * 365),
             every=timedelta(minutes=5),
         ),
         Timeframe(
@@ -89,7 +73,6 @@ TIMEFRAMES: Mapping[str, Timeframe] = {
             timedelta(hours=1),
             log_return_limit=0.02,
             days_per_run=90,
-            retention=timedelta(days=5 * 365),
             every=timedelta(hours=1),
         ),
         Timeframe(DAILY, timedelta(days=1), log_return_limit=0.05, days_per_run=0),

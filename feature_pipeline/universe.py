@@ -350,7 +350,9 @@ class Universe:
         Raises:
             UniverseError: a symbol is not in the universe.
         """
-        empty = {"symbol": pl.String, "time": UTC_TIME, "end": UTC_TIME, "session": pl.Date}
+        empty = pl.Schema(
+            {"symbol": pl.String, "time": UTC_TIME, "end": UTC_TIME, "session": pl.Date}
+        )
         frames = [pl.DataFrame(schema=empty)]
         for calendar, group in _by_calendar(self._chosen(symbols)).items():
             grid = calendar_bars(calendar, timeframe, start, end)

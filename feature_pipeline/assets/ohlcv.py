@@ -13,9 +13,10 @@ from feature_pipeline.assets.declare import fetch, table_asset
 from feature_pipeline.assets.pools import places
 from feature_pipeline.features.coarser import coarser
 from feature_pipeline.schemas import Fetched
+from feature_pipeline.storage import retention
 from feature_pipeline.storage.io_manager import StorageIOManager
 from feature_pipeline.storage.store import Store, WritePlan
-from feature_pipeline.timeframes import DAILY, TIMEFRAMES
+from feature_pipeline.timeframes import DAILY
 from feature_pipeline.universe import Instrument, Universe
 
 MINUTES = "ohlcv_1m"
@@ -61,7 +62,8 @@ def ohlcv(timeframe: str, timeframes: Sequence[str] = (DAILY,)) -> dg.AssetsDefi
         sources: dg.ResourceParam[Mapping[str, Any]],
     ) -> dict[str, Fetched]:
         first, _ = partitions.window(context.partition_time_window)
-        refused = TIMEFRAMES[timeframe].refused(first, storage.store.clock().date())
+        today = storage.store.clock().date()
+        refused = retention.refusal(storage.store.database, f"ohlcv_{timeframe}", first, today)
         if refused:
             raise dg.Failure(refused, allow_retries=False)
         plan = storage.plan(context)

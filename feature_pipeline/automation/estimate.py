@@ -17,11 +17,11 @@ import polars as pl
 from feature_pipeline.errors import FeaturePipelineError, MissingPartitionError
 from feature_pipeline.schemas import GRID_START, Input, TableSchema
 from feature_pipeline.sources import Kind, calls_of, seconds_per_call
-from feature_pipeline.storage import usage
+from feature_pipeline.storage import retention, usage
 from feature_pipeline.storage.changes import without
 from feature_pipeline.storage.planning import kind_of, on_grid
 from feature_pipeline.storage.store import Store
-from feature_pipeline.timeframes import TIMEFRAMES, of
+from feature_pipeline.timeframes import of
 from feature_pipeline.universe import calendar_bars
 
 START_S = 5.0
@@ -266,13 +266,12 @@ def estimate(
 def _refuse_old(store: Store, assets: Sequence[str], start: date) -> None:
     """Intraday bars are kept for a while: older ones would be asked for in vain."""
     for asset in assets:
-        timeframe = of(asset)
         if asset not in store.tables:
             raise EstimateError(
-                f"there is no {asset} here: add {timeframe} to `timeframes` in universe.yaml"
+                f"there is no {asset} here: add {of(asset)} to `timeframes` in universe.yaml"
             )
-        if timeframe and asset.startswith("ohlcv"):
-            refused = TIMEFRAMES[timeframe].refused(start, store.clock().date())
+        if store.tables[asset].intraday and not store.tables[asset].derived:
+            refused = retention.refusal(store.database, asset, start, store.clock().date())
             if refused:
                 raise EstimateError(refused)
 

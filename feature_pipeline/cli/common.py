@@ -12,11 +12,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from feature_pipeline.timeframes import TIMEFRAMES
+
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from feature_pipeline.schemas import TableSchema
     from feature_pipeline.settings import Settings
     from feature_pipeline.storage.store import Store
+
+Timeframe = Annotated[
+    str,
+    typer.Option(
+        help="Of which bars: 1d, 1h, 5m or 1m, as far as universe.yaml has them.",
+        autocompletion=lambda: [*TIMEFRAMES],
+    ),
+]
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for other programs.")]
 
@@ -33,6 +44,25 @@ def settings() -> Settings:
     from feature_pipeline.settings import Settings
 
     return Settings()
+
+
+def tables_of(timeframe: str) -> dict[str, TableSchema]:
+    """The tables of this deployment.
+
+    Raises:
+        UniverseError: it has no such timeframe.
+    """
+    from feature_pipeline.errors import UniverseError
+    from feature_pipeline.features.catalogue import ALL_TABLES
+    from feature_pipeline.resources import load_universe
+
+    there = load_universe(settings()).timeframes
+    if timeframe not in there:
+        raise UniverseError(
+            f"there are no bars of {timeframe!r}, only of {', '.join(there)}; add it to "
+            "`timeframes` in universe.yaml"
+        )
+    return {name: t for name, t in ALL_TABLES.items() if t.timeframe in (None, *there)}
 
 
 @contextmanager

@@ -8,8 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from feature_pipeline.cli import complete
-from feature_pipeline.cli.common import Json, console, days, moment, opened, print_json
+from feature_pipeline.cli.common import (
+    Json,
+    Timeframe,
+    console,
+    days,
+    moment,
+    opened,
+    print_json,
+    tables_of,
+)
 from feature_pipeline.errors import FeatureError, OnlineError
+from feature_pipeline.timeframes import DAILY
 
 if TYPE_CHECKING:
     import polars as pl
@@ -31,10 +41,10 @@ Symbol = Annotated[
 _SHOWN_ROWS = 60
 
 
-def show(symbol: Symbol, as_json: Json = False) -> None:
-    """The newest state vector and features of a symbol, with their last 60 sessions.
+def show(symbol: Symbol, timeframe: Timeframe = DAILY, as_json: Json = False) -> None:
+    """The newest state vector and features of a symbol, with their last 60 sessions or bars.
 
-    What Redis serves, and how it came about from the database. A gap is a session without a value.
+    What Redis serves, and how it came about from the database. A gap is a bar without a value.
 
     \b
     Examples:
@@ -45,21 +55,22 @@ def show(symbol: Symbol, as_json: Json = False) -> None:
 
     from feature_pipeline.automation.publishing import snapshot
     from feature_pipeline.cli import terminal
-    from feature_pipeline.demo import FRESH, TIMEFRAME
+    from feature_pipeline.demo import FRESH
     from feature_pipeline.online.client import serving_client
     from feature_pipeline.serving.overview import overview
     from feature_pipeline.symbols import checked_symbol
 
     checked_symbol(symbol)  # before a server is started for it
+    tables_of(timeframe)
     with opened(reading=True) as (current, held):
         assert current.redis_url is not None
 
         def load(names: list[str]) -> pl.DataFrame:
-            rows = snapshot(held).vectors[TIMEFRAME]
+            rows = snapshot(held).vectors[timeframe]
             return rows.filter(rows["symbol"].is_in(names))
 
         with serving_client(current.redis_url.get_secret_value()) as client:
-            found = overview(held, client, symbol, TIMEFRAME, datetime.now(UTC), FRESH, load)
+            found = overview(held, client, symbol, timeframe, datetime.now(UTC), FRESH, load)
     if found.vector is None:
         raise OnlineError(
             f"there is no state vector of {found.symbol} yet; backfill a range with "
@@ -120,6 +131,7 @@ def get(
     ] = "",
     start: Annotated[str, typer.Option(help="A series: its first UTC day, YYYY-MM-DD.")] = "",
     end: Annotated[str, typer.Option(help="A series: its last UTC day, included.")] = "",
+    timeframe: Timeframe = DAILY,
     as_json: Json = False,
 ) -> None:
     """Values of features by name, at any past moment: never one that was not available by then.
@@ -140,7 +152,7 @@ def get(
     from feature_pipeline.symbols import checked_symbol
 
     checked_symbol(symbol)
-    places = resolve_all(features)
+    places = resolve_all(features, tables_of(timeframe), timeframe)
     asked = (moment(as_of, "--as-of"), moment(as_known_at, "--as-known-at"))
     at = lookup.Moment.of(*(a.at if a else None for a in asked))
     span = days(start, end) if start or end else None

@@ -8,8 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from feature_pipeline.cli import complete
-from feature_pipeline.cli.common import Json, console, moment, opened, print_json
+from feature_pipeline.cli.common import (
+    Json,
+    Timeframe,
+    console,
+    moment,
+    opened,
+    print_json,
+    tables_of,
+)
 from feature_pipeline.cli.data import Symbol
+from feature_pipeline.timeframes import DAILY
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,6 +41,7 @@ def explain(
     as_of: Annotated[
         str, typer.Option("--as-of", help="Of the newest row available by then; default: now.")
     ] = "",
+    timeframe: Timeframe = DAILY,
     as_json: Json = False,
 ) -> None:
     """Why a value is what it is: its row, the rows it came from, and the proof.
@@ -51,7 +61,7 @@ def explain(
     from feature_pipeline.symbols import checked_symbol
 
     checked_symbol(symbol)
-    place = resolve(feature)
+    place = resolve(feature, tables_of(timeframe), timeframe)
     asked = moment(as_of, "--as-of")
     at = Moment.of(asked.at if asked else None)
     with opened(reading=True) as (current, held):

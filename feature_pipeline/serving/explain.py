@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from feature_pipeline.errors import FeatureError
-from feature_pipeline.features.declarations import ACTIONS, BARS, MACRO, Feature
+from feature_pipeline.features.declarations import ACTIONS, MACRO, Feature
 from feature_pipeline.schemas import Input, TableSchema
 from feature_pipeline.serving.lookup import newest
 from feature_pipeline.serving.missing import why_missing, why_no_row
@@ -25,6 +25,7 @@ from feature_pipeline.serving.names import Named, inputs_of, series_of
 from feature_pipeline.serving.recompute import compute
 from feature_pipeline.storage import evidence
 from feature_pipeline.storage.store import Store
+from feature_pipeline.timeframes import stem
 
 if TYPE_CHECKING:
     from feature_pipeline.serving.lookup import Moment
@@ -300,9 +301,10 @@ def _adjustments(
 ) -> list[dict[str, Any]]:
     """The splits and dividends that lie between the symbol's first bar of the window and the last:
     bars before an ex-date were adjusted."""
-    if ACTIONS not in frames or BARS not in frames:
+    bars = _bars(frames)
+    if ACTIONS not in frames or bars is None:
         return []
-    first = frames[BARS].filter(symbol=symbol)["time"].min()
+    first = bars.filter(symbol=symbol)["time"].min()
     actions = frames[ACTIONS].filter(
         pl.col("symbol") == symbol,
         pl.col("kind").is_not_null(),
@@ -343,9 +345,14 @@ def _scale(place: Named, frames: Mapping[str, pl.DataFrame], symbol: str) -> flo
     feature = place.feature
     if feature is None or feature.basis == "none":
         return 1.0
-    closes = frames[BARS].filter(symbol=symbol)["close"] if BARS in frames else pl.Series([1.0])
+    bars = _bars(frames)
+    closes = pl.Series([1.0]) if bars is None else bars.filter(symbol=symbol)["close"]
     largest = closes.abs().max()
     return float(largest) if isinstance(largest, float) else 1.0
+
+
+def _bars(frames: Mapping[str, pl.DataFrame]) -> pl.DataFrame | None:
+    return next((frame for asset, frame in frames.items() if stem(asset) == "ohlcv"), None)
 
 
 def _same(now: Any, value: Any, scale: float) -> bool:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from feature_pipeline.errors import FeatureError
+from feature_pipeline.schemas import UTC_TIME
 from feature_pipeline.serving.names import Named
 from feature_pipeline.serving.recompute import as_known_at
 from feature_pipeline.storage.store import Store
@@ -22,7 +23,6 @@ from feature_pipeline.storage.store import Store
 if TYPE_CHECKING:
     from feature_pipeline.sources import Scorer
 
-_BARS = "ohlcv_1d"
 _TIMES = ("time", "available_at", "availability_basis")
 
 
@@ -170,7 +170,7 @@ def side_by_side(
     """
     if len({place.name for place in places}) < len(places):
         raise FeatureError("a feature is named twice; name it once")
-    key = store.tables[_BARS].empty().select("symbol", "time")
+    key = pl.DataFrame(schema={"symbol": pl.String, "time": UTC_TIME})
     result = key
     for asset, columns in _by_asset(places):
         rows = _rows(store, asset, columns, symbols, days, known_at, scorer)
@@ -231,12 +231,14 @@ def _newest_row(
             as_of=moment.as_of,
             as_known_at=moment.known_at,
         )
-    bar = store.newest_row(_BARS, ["time"], symbol, as_of=moment.as_of, as_known_at=moment.known_at)
+    bars = f"ohlcv_{store.tables[asset].timeframe}"
+    bar = store.newest_row(bars, ["time"], symbol, as_of=moment.as_of, as_known_at=moment.known_at)
     if bar.is_empty():
         return bar
     day = bar["time"].dt.date().item()
     days = (day, day + timedelta(days=1))
-    return as_known_at(store, asset, columns, [symbol], days, moment.known_at, scorer)
+    rows = as_known_at(store, asset, columns, [symbol], days, moment.known_at, scorer)
+    return rows.filter(time=bar["time"].item())
 
 
 def _rows(

@@ -25,6 +25,7 @@ from feature_pipeline.schemas import FILED_AS_DATA_SINCE, Input, TableSchema
 from feature_pipeline.serving.names import Named, every_name, inputs_of, series_of
 from feature_pipeline.storage.planning import EVERYBODY, on_grid
 from feature_pipeline.storage.store import Store
+from feature_pipeline.timeframes import DAILY, at
 
 _SHOWN = 3
 _DAY = timedelta(days=1)
@@ -234,7 +235,8 @@ def _absent(store: Store, asset: str, symbol: str, days: Sequence[date]) -> list
     if not days:
         return []
     # A derived row follows its bar: where that is missing, its exception says why.
-    sources = [asset] if not store.tables[asset].derived else [asset, BARS]
+    bars = at(BARS, store.tables[asset].timeframe or DAILY)
+    sources = [asset] if not store.tables[asset].derived else [asset, bars]
     span = (min(days), max(days) + _DAY)
     said: dict[date, str] = {}
     for name in sources:

@@ -10,10 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 
+from feature_pipeline import timeframes
 from feature_pipeline.errors import FeatureError
-from feature_pipeline.features.catalogue import DECLARED, TABLES, Feature
-from feature_pipeline.features.declarations import BARS, MACRO, MACRO_SERIES
+from feature_pipeline.features.catalogue import ALL_DECLARED, TABLES, Feature
+from feature_pipeline.features.declarations import MACRO, MACRO_SERIES
 from feature_pipeline.schemas import Input, TableSchema
+from feature_pipeline.timeframes import DAILY
 
 _ABOUT_THE_ROW = ("symbol", "time", "available_at", "availability_basis")
 
@@ -54,11 +56,11 @@ def every_name(tables: Mapping[str, TableSchema] = TABLES) -> list[Named]:
     ]
 
 
-def resolve(name: str, tables: Mapping[str, TableSchema] = TABLES) -> Named:
+def resolve(name: str, tables: Mapping[str, TableSchema] = TABLES, timeframe: str = DAILY) -> Named:
     """The place of a value by name.
 
     `sma_20`, `ohlcv_1d.close`; of a feature with several versions the plain name is the newest one,
-    `name__v1` and `name@1` the first.
+    `name__v1` and `name@1` the first. A name that several timeframes have is `timeframe`'s.
 
     Raises:
         FeatureError: there is no such name, or there are several; names the candidates.
@@ -71,6 +73,8 @@ def resolve(name: str, tables: Mapping[str, TableSchema] = TABLES) -> Named:
     known = [place for place in every_name(tables) if not dot or place.asset == asset]
     found = [place for place in known if _is_called(place, column)]
     found = _newest(found)
+    own = [place for place in found if timeframes.of(place.asset) == timeframe]
+    found = own or found
     if len(found) == 1:
         place = found[0]
         return Named(name, place.asset, place.column, place.feature)
@@ -84,13 +88,15 @@ def resolve(name: str, tables: Mapping[str, TableSchema] = TABLES) -> Named:
     raise FeatureError(f"{where} {column!r}; {hint}")
 
 
-def resolve_all(names: Sequence[str], tables: Mapping[str, TableSchema] = TABLES) -> list[Named]:
+def resolve_all(
+    names: Sequence[str], tables: Mapping[str, TableSchema] = TABLES, timeframe: str = DAILY
+) -> list[Named]:
     """The places of values by name, each name once.
 
     Raises:
         FeatureError: see `resolve`.
     """
-    return [resolve(name, tables) for name in dict.fromkeys(names)]
+    return [resolve(name, tables, timeframe) for name in dict.fromkeys(names)]
 
 
 def inputs_of(place: Named, table: TableSchema) -> tuple[Input, ...]:
@@ -109,7 +115,7 @@ def inputs_of(place: Named, table: TableSchema) -> tuple[Input, ...]:
             lookback_days=feature.lookback_days if needed.asset in feature.inputs else 0,
         )
         for needed in table.inputs
-        if needed.asset in (BARS, *feature.inputs)
+        if needed.asset in feature.inputs or timeframes.stem(needed.asset) == "ohlcv"
     )
 
 
@@ -145,4 +151,4 @@ def _version(place: Named) -> int:
 
 
 def _feature(asset: str, column: str) -> Feature | None:
-    return next((f for f in DECLARED.get(asset, ()) if f.column == column), None)
+    return next((f for f in ALL_DECLARED.get(asset, ()) if f.column == column), None)

@@ -60,7 +60,7 @@ def overview(
     Args:
         store, client: the two of them.
         symbol: an id or a symbol.
-        timeframe: `1d`.
+        timeframe: `1d`, ...
         now: the moment of asking, with a time zone.
         max_age: past this age the vector is not fresh.
         load: the newest row of symbols in the database, in the form that `publish` takes.
@@ -91,11 +91,11 @@ def overview(
 
 
 def last_sessions(store: Store, symbol: str, timeframe: str, sessions: int) -> pl.DataFrame:
-    """The features and state fields of a symbol's last sessions, up to its newest state vector.
+    """The features and state fields of a symbol's last bars, up to its newest state vector.
 
     Returns:
-        `time` and their columns, a row per session, null where there is no value; no row where
-        there is no state vector.
+        `time` and their columns, a row per bar of the grid, null where there is no value; no row
+        where there is no state vector.
     """
     vectors, features = f"state_vectors_{timeframe}", f"features_{timeframe}"
     newest = store.newest_row(vectors, ["time"], symbol)
@@ -107,8 +107,9 @@ def last_sessions(store: Store, symbol: str, timeframe: str, sessions: int) -> p
         )
     day = newest["time"].dt.date().item()
     end = day + timedelta(days=1)
-    start = store.universe.lookback_start(day, sessions - 1)
-    frame = store.universe.sessions(start, end, [symbol]).select("time").tail(sessions)
+    start = store.universe.lookback_start(day, sessions - 1, timeframe)
+    grid = store.universe.bars(timeframe, start, end, [symbol])
+    frame = grid.filter(pl.col("time") <= newest["time"].item()).select("time").tail(sessions)
     for asset, names in wanted.items():
         rows = store.read(asset, ["time", *names], start=start, end=end, symbols=[symbol])
         frame = frame.join(rows.select("time", *names), on="time", how="left")

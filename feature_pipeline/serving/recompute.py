@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from feature_pipeline.features.catalogue import DECLARED
+from feature_pipeline.features.catalogue import ALL_DECLARED
 from feature_pipeline.features.indicators import compute_indicators
 from feature_pipeline.features.price_features import compute_features
 from feature_pipeline.features.regime import predict_regime
@@ -22,6 +22,7 @@ from feature_pipeline.features.state_vector import compute_state_vectors
 from feature_pipeline.schemas import Input
 from feature_pipeline.storage.scored import ScoredTexts
 from feature_pipeline.storage.store import Store
+from feature_pipeline.timeframes import DAILY, of, stem
 from feature_pipeline.universe import Universe
 
 if TYPE_CHECKING:
@@ -30,57 +31,61 @@ if TYPE_CHECKING:
 Inputs = Mapping[str, pl.DataFrame]
 
 
-def _scores(inputs: Inputs, _: Universe, scorer: Scorer) -> pl.DataFrame:
+def _scores(inputs: Inputs, _: Universe, scorer: Scorer, __: str) -> pl.DataFrame:
     documents = pl.concat([inputs["news"], inputs["reddit"]], how="diagonal")
     return score_documents(documents, scorer.score, scorer.model, scorer.revision)
 
 
 def _indicators(inputs: Inputs, *_: object) -> pl.DataFrame:
-    return compute_indicators(inputs["ohlcv_1d"], inputs["corporate_actions"])
+    return compute_indicators(inputs["ohlcv"], inputs["corporate_actions"])
 
 
-def _features(inputs: Inputs, universe: Universe, _: Scorer) -> pl.DataFrame:
+def _features(inputs: Inputs, universe: Universe, _: Scorer, timeframe: str) -> pl.DataFrame:
     return compute_features(
-        inputs["ohlcv_1d"],
+        inputs["ohlcv"],
         inputs["corporate_actions"],
-        inputs["indicators_1d"],
+        inputs["indicators"],
         inputs["sentiment_scores"],
         inputs["insider_transactions"],
         universe.members(),
         universe.benchmark,
         tuple(universe.providers("insiders")),
+        timeframe,
     )
 
 
 def _regime(inputs: Inputs, *_: object) -> pl.DataFrame:
-    return predict_regime(inputs["indicators_1d"])
+    return predict_regime(inputs["indicators"])
 
 
-def _state(inputs: Inputs, *_: object) -> pl.DataFrame:
+def _state(inputs: Inputs, _: Universe, __: Scorer, timeframe: str) -> pl.DataFrame:
     return compute_state_vectors(
-        inputs["ohlcv_1d"],
+        inputs["ohlcv"],
         inputs["corporate_actions"],
-        inputs["indicators_1d"],
-        inputs["features_1d"],
-        inputs["regime_predictions_1d"],
+        inputs["indicators"],
+        inputs["features"],
+        inputs["regime_predictions"],
         inputs["sentiment_scores"],
         inputs["macro_indicators"],
+        timeframe,
     )
 
 
-COMPUTATIONS: dict[str, Callable[[Inputs, Universe, Scorer], pl.DataFrame]] = {
+COMPUTATIONS: dict[str, Callable[[Inputs, Universe, Scorer, str], pl.DataFrame]] = {
     "sentiment_scores": _scores,
-    "indicators_1d": _indicators,
-    "features_1d": _features,
-    "regime_predictions_1d": _regime,
-    "state_vectors_1d": _state,
+    "indicators": _indicators,
+    "features": _features,
+    "regime_predictions": _regime,
+    "state_vectors": _state,
 }
-"""Asset -> its computation, on a frame per input."""
+"""Asset -> its computation, on a frame per input; both without their timeframe, which comes last.
+"""
 
 
 def compute(asset: str, inputs: Inputs, universe: Universe, scorer: Scorer) -> pl.DataFrame:
     """The rows of a derived asset that follow from a frame per input; see its pure function."""
-    return COMPUTATIONS[asset](inputs, universe, scorer)
+    frames = {stem(name): frame for name, frame in inputs.items()}
+    return COMPUTATIONS[stem(asset)](frames, universe, scorer, of(asset) or DAILY)
 
 
 def as_known_at(
@@ -106,7 +111,7 @@ def as_known_at(
     Returns:
         Its data columns, sorted by key; a row per bar that was held.
     """
-    wide = any(f.universe for f in DECLARED.get(asset, ()) if f.column in columns)
+    wide = any(f.universe for f in ALL_DECLARED.get(asset, ()) if f.column in columns)
     who = None if wide else symbols
     table = store.tables[asset]
     inputs = {

@@ -83,7 +83,9 @@ def _filled(every: pl.DataFrame, columns: list[str], *, bars: bool) -> pl.DataFr
         .then(repeated["available_at"])
         .otherwise(every["end"] + (repeated["available_at"] - repeated["end"]))
     )
-    values = {name: repeated[name] for name in columns if name not in (*_KEY, "session")}
+    values: dict[str, pl.Series | pl.Expr] = {
+        name: repeated[name] for name in columns if name not in (*_KEY, "session")
+    }
     values["available_at"] = known
     if bars:
         price = pl.when(first).then(repeated["open"]).otherwise(repeated["close"])

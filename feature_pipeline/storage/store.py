@@ -331,7 +331,10 @@ class Store:
         first, end = plan.window
         known = frame.filter(pl.col("symbol").is_in(list(self.universe.symbols)))
         grid = self.universe.bars(
-            str(plan.table.timeframe), first - around, end + around, known["symbol"].unique()
+            str(plan.table.timeframe),
+            first - around,
+            end + around,
+            known["symbol"].unique().to_list(),
         )
         return frame.drop("session", strict=False).join(
             grid.select("symbol", "time", "session"),
