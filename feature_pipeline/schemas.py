@@ -600,5 +600,5 @@ POSITION_RECONCILIATION = TableSchema(
     ),
     may_be_empty=True,
 )
-"""Not one of the graph's: its inputs are written by others, who keep no ledger, so that nobody knows
-which of its days are stale, and its symbols are the brokers'."""
+"""Not one of the graph's: its inputs are written by others, who keep no ledger, so that nobody
+knows which of its days are stale, and its symbols are the brokers'."""

@@ -163,7 +163,8 @@ def test_nothing_is_known_before_it_could_be(then, minutes, ran):
 
 def test_bars_that_would_be_dropped_again_are_refused(ran):
     old = date(2017, 6, 1)
-    with pytest.raises(EstimateError, match=r"ohlcv_5m is kept for 2 years.*start on or after 2017-06-20"):
+    says = r"ohlcv_5m is kept for 2 years.*start on or after 2017-06-20"
+    with pytest.raises(EstimateError, match=says):
         estimate(ran.store, {}, {}, None, old, END, assets=BARS)
     result = ran.run(old, old + timedelta(days=1), ["ohlcv_5m"], check=False)
     step, why = failure(result)
