@@ -65,7 +65,8 @@ def features() -> Iterator[str]:
 
     yield "# Features\n"
     yield "One declaration each, in `feature_pipeline/features/declarations.py`. Lookback: sessions"
-    yield "before the current one, or UTC days for events.\n"
+    yield "before the current one, or UTC days for events. In tables of `1h`, `5m` and `1m` windows"
+    yield "count bars: `returns_5d` is `returns_5` there (how-to/intraday.md).\n"
     rows = definitions()
     for table in rows["source_table"].unique(maintain_order=True):
         yield f"## {table}\n"
@@ -83,6 +84,7 @@ def tables() -> Iterator[str]:
     from feature_pipeline.schemas import POSITION_RECONCILIATION
 
     yield "# Tables\n"
+    yield "Tables of `1h`, `5m` and `1m` are as those of `1d`: see how-to/intraday.md.\n"
     for table in (*TABLES.values(), POSITION_RECONCILIATION):
         yield f"## {table.asset}\n"
         where = "" if table.table == table.asset else f" Rows lie in `{table.table}`."

@@ -442,3 +442,93 @@ def test_the_example_is_a_universe_of_providers_that_there_are():
     assert live.subreddits
     page = (path.parent.parent / "how-to" / "add-a-symbol.md").read_text(encoding="utf-8")
     assert "(../examples/universe.yaml)" in page
+
+
+# -- the grid of bars -----------------------------------------------------------------------------
+
+_GRID_YAML = """
+benchmark: NY
+timeframes: [1d, 1h, 5m]
+instruments:
+"""
+_ON = """
+  - {{id: {id}, asset_class: equity, calendar: {calendar}, sector: x, source: {{bars: sample}},
+     symbols: [{{symbol: {id}, from: 2000-01-03}}], membership: [{{from: 2020-01-02}}]}}
+"""
+_CALENDARS = {"NY": "XNYS", "TOKYO": "XTKS", "SYDNEY": "XASX", "COIN": "24/7"}
+
+
+@pytest.fixture(scope="module")
+def grids() -> Universe:
+    entries = (_ON.format(id=i, calendar=calendar) for i, calendar in _CALENDARS.items())
+    return Universe.parse(_GRID_YAML + "".join(entries))
+
+
+def _opens(grids, symbol, day, timeframe="1h"):
+    rows = grids.bars(timeframe, day, day + timedelta(days=1), [symbol])
+    assert rows["time"].dt.date().unique().to_list() in ([], [day])
+    assert (rows["end"] > rows["time"]).all()
+    return [f"{time:%H:%M}" for time in rows["time"]]
+
+
+def test_hours_begin_with_the_session(grids):
+    hours = ["14:30", "15:30", "16:30", "17:30", "18:30", "19:30", "20:30"]
+    assert _opens(grids, "NY", date(2024, 1, 16)) == hours
+    summer = [f"{int(h[:2]) - 1}:30" for h in hours]
+    assert _opens(grids, "NY", date(2024, 7, 2)) == summer
+    assert _opens(grids, "NY", date(2024, 7, 3)) == summer[:4], "half a day: until 13:00"
+    assert _opens(grids, "NY", date(2024, 7, 4)) == [], "a holiday"
+    last = grids.bars("1h", date(2024, 1, 16), date(2024, 1, 17), ["NY"]).row(-1, named=True)
+    assert last["end"] - last["time"] == timedelta(minutes=30)
+    assert len(_opens(grids, "NY", date(2024, 1, 16), "5m")) == 78
+
+
+def test_hours_begin_anew_after_a_break(grids):
+    assert _opens(grids, "TOKYO", date(2024, 1, 16)) == [
+        *("00:00", "01:00", "02:00"),
+        *("03:30", "04:30", "05:30"),
+    ]
+
+
+def test_a_session_may_have_bars_on_two_days(grids):
+    rows = grids.bars("1h", date(2024, 1, 15), date(2024, 1, 17), ["SYDNEY"])
+    own = rows.filter(session=date(2024, 1, 16))["time"]
+    assert f"{own[0]:%d %H:%M}" == "15 23:00"
+    assert f"{own[-1]:%d %H:%M}" == "16 04:00"
+    parts = grids.session_days(date(2024, 1, 15), date(2024, 1, 16), ["SYDNEY"]).sort("since")
+    assert parts["time"].dt.day().to_list() == [15, 16], "the end of one, the begin of the next"
+
+
+def test_daily_bars_and_coins_are_on_the_grid_too(grids):
+    day = grids.bars("1d", date(2024, 1, 16), date(2024, 1, 17), ["NY"]).row(0, named=True)
+    assert (day["time"], day["end"]) == (
+        datetime(2024, 1, 16, tzinfo=UTC),
+        datetime(2024, 1, 16, 21, tzinfo=UTC),
+    )
+    assert len(_opens(grids, "COIN", date(2024, 1, 13))) == 24
+    early = grids.bars("1h", date(2020, 1, 1), date(2020, 1, 3), ["COIN"])
+    assert early["session"].unique().to_list() == [date(2020, 1, 2)], "from its first day on"
+
+
+@pytest.mark.parametrize(("bars", "timeframe"), [(1, "1h"), (7, "1h"), (400, "1h"), (400, "5m")])
+def test_a_lookback_of_bars_holds_them_in_every_calendar(grids, bars, timeframe):
+    day = date(2024, 7, 8)
+    start = grids.lookback_start(day, bars, timeframe)
+    held = grids.bars(timeframe, start, day).group_by("symbol").len()
+    assert held["len"].min() >= bars
+    later = grids.bars(timeframe, start + timedelta(days=1), day).group_by("symbol").len()
+    assert later.height < len(_CALENDARS) or later["len"].min() < bars, "and not a day more"
+
+
+@pytest.mark.parametrize(
+    ("chosen", "says"),
+    [
+        ("[1d, 2h]", "timeframes: '2h' is none; there are 1m, 5m, 1h, 1d"),
+        ("[1d, 1d]", "timeframes: one of them is there twice"),
+        ("[1h]", "timeframes: 1d is missing; add it"),
+    ],
+)
+def test_timeframes_are_known_ones_and_the_day_among_them(chosen, says):
+    text = _GRID_YAML.replace("[1d, 1h, 5m]", chosen) + _ON.format(id="NY", calendar="XNYS")
+    with pytest.raises(UniverseError, match=re.escape(says)):
+        Universe.parse(text)

@@ -81,17 +81,18 @@ def ohlcv(timeframe: str, timeframes: Sequence[str] = (DAILY,)) -> dg.AssetsDefi
 
 def _of_minutes(store: Store, plan: WritePlan, timeframe: str) -> pl.DataFrame:
     """The plan's bars that minutes of ours say all of: those after which the symbol has traded
-    again, and those of sessions that were asked for when they were over."""
+    again in the session, and those of sessions that were asked for when they were over."""
     minutes = store.read(MINUTES, start=plan.window[0], end=plan.window[1])
     grid = store.universe.bars(timeframe, *plan.window)
     bars = coarser(minutes, grid)
-    newest = minutes.group_by("symbol").agg(newest=pl.col("time").max() + timedelta(minutes=1))
-    closes = grid.group_by("symbol", "session").agg(close=pl.col("end").max())
+    of = ["symbol", "session"]
+    newest = minutes.group_by(of).agg(newest=pl.col("time").max() + timedelta(minutes=1))
+    closes = grid.group_by(of).agg(closes=pl.col("end").max())
     asked = store.ledger.written_at(MINUTES, *plan.window)
-    over = pl.col("close") + store.publication_delay + ANSWERED_WITHIN
+    over = pl.col("closes") + store.publication_delay + ANSWERED_WITHIN
     return (
-        bars.join(newest, on="symbol", how="left")
-        .join(closes, on=["symbol", "session"], how="left")
+        bars.join(newest, on=of, how="left")
+        .join(closes, on=of, how="left")
         .join(asked, left_on=pl.col("time").dt.date(), right_on="day", how="left")
         .filter((pl.col("end") <= pl.col("newest")) | (pl.col("written_at") >= over))
         .select(minutes.columns)
