@@ -1,4 +1,4 @@
--- depends: 0012_hourly_sentiment
+-- depends: 0013_timeframes
 -- What the trading side reads and writes, beside the pipeline's own tables: orders and what became
 -- of them, what is held, what strategies may do, and what was decided and why. Of all this the
 -- pipeline itself only reads fills and positions, to compare them (`position_reconciliation`).

@@ -1,6 +1,6 @@
 """How tables are cut, compressed and kept: what `storage_policies` says, and what has become of it.
 
-Looks only. What the policies are stands in `sql/0016_storage_policies.sql` and the migrations after
+Looks only. What the policies are stands in `sql/0015_storage_policies.sql` and the migrations after
 it; `sql/timescaledb.sql` carries them out. Plain PostgreSQL drops and compresses nothing: the
 policies say what would apply.
 """
