@@ -350,9 +350,13 @@ class Universe:
         Raises:
             UniverseError: a symbol is not in the universe.
         """
-        empty = pl.Schema(
-            {"symbol": pl.String, "time": UTC_TIME, "end": UTC_TIME, "session": pl.Date}
-        )
+        columns: dict[str, pl.DataType | type[pl.DataType]] = {
+            "symbol": pl.String,
+            "time": UTC_TIME,
+            "end": UTC_TIME,
+            "session": pl.Date,
+        }
+        empty = pl.Schema(columns)
         frames = [pl.DataFrame(schema=empty)]
         for calendar, group in _by_calendar(self._chosen(symbols)).items():
             grid = calendar_bars(calendar, timeframe, start, end)
