@@ -113,7 +113,7 @@ def test_links_to_code_lead_there(asset):
         path = Path(link.file_path)
         assert path.is_file()
         if link.line_number:
-            first = path.read_text().splitlines()[link.line_number - 1]
+            first = path.read_text().splitlines()[link.line_number - 1].lstrip()
             assert first.startswith(("@dg.asset", "def compute_", "def predict_", "def score_"))
     labels = [link.label for link in links(asset)]
     if asset in DECLARED:
