@@ -19,6 +19,8 @@ _BESIDE = {"position_reconciliation"}
 """Tables that no command of the graph's fills."""
 _BY_BAR = re.compile(r"PRIMARY KEY \(symbol, time\)")
 _TABLE = re.compile(r"CREATE TABLE (\w+) \((.*?)\n\);", re.DOTALL)
+_INTRADAY = re.compile(r"_(1m|5m|1h)$")
+"""Tables of other bars are named as those of daily ones, and are not completed."""
 _COLUMN = re.compile(r"^    ([a-z]\w*)\s", re.MULTILINE)
 _ALTER = re.compile(r"ALTER TABLE (\w+)(.*?);", re.DOTALL)
 _ADDED = re.compile(r"ADD COLUMN(?: IF NOT EXISTS)? (\w+)")
@@ -89,7 +91,8 @@ def _tables() -> dict[str, tuple[list[str], bool]]:
         text = path.read_text(encoding="utf-8")
         for table, body in _TABLE.findall(text):
             names = _COLUMN.findall(body)
-            if "available_at" in names and table not in _BESIDE:
+            daily = table not in _BESIDE and not _INTRADAY.search(table)
+            if "available_at" in names and daily:
                 found[table] = names, bool(_BY_BAR.search(body))
         for table, changes in _ALTER.findall(text):
             if table in found:
