@@ -19,7 +19,7 @@ _BESIDE = {"position_reconciliation"}
 """Tables that no command of the graph's fills."""
 _BY_BAR = re.compile(r"PRIMARY KEY \(symbol, time\)")
 _TABLE = re.compile(r"CREATE TABLE (\w+) \((.*?)\n\);", re.DOTALL)
-_INTRADAY = re.compile(r"_(1m|5m|1h)$")
+_INTRADAY = re.compile(r"_(1m|5m|1h)(_history)?$")
 """Tables of other bars are named as those of daily ones, and are not completed."""
 _COLUMN = re.compile(r"^    ([a-z]\w*)\s", re.MULTILINE)
 _ALTER = re.compile(r"ALTER TABLE (\w+)(.*?);", re.DOTALL)
