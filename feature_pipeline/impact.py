@@ -92,7 +92,10 @@ def against_database(database: Database, database_url: str, versions: Mapping[st
     held = deployed.columns(database, [table.table for table in derived])
     missing = [f"{t.table}.{n}" for t in derived for n in t.names if n not in held[t.table]]
     unknown = [
-        f"{t.table}.{n}" for t in derived for n in held[t.table] if n not in (*t.names, *t.audit)
+        f"{t.table}.{n}"
+        for t in derived
+        for n in held[t.table]
+        if n not in (*t.names, *t.audit, *t.marks)
     ]
     written = deployed.code_versions(database)
     return Impact(

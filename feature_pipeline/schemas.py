@@ -242,6 +242,11 @@ class TableSchema:
         """The columns the writer adds; no read and no hash depends on `run_id` or `computed_at`."""
         return ("recorded_at" if self.history else "computed_at", "run_id")
 
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """The column the writer keeps of rows that say again what was said; see `repeats`."""
+        return ("repeated",) if self.repeats else ()
+
     def column(self, name: str) -> Column:
         """The column of that name.
 

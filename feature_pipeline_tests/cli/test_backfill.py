@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from feature_pipeline.cli.backfill import _asset_names, _size, _symbol_names
 from feature_pipeline.cli.progress import Pace, duration
-from feature_pipeline.features.catalogue import TABLES
+from feature_pipeline.features.catalogue import ALL_TABLES
+from feature_pipeline.timeframes import TIMEFRAMES
 from feature_pipeline_tests.cli.conftest import invoke
 from feature_pipeline_tests.stack.helpers import CLI, environment
 
@@ -183,9 +184,9 @@ def test_a_failed_run_reports_what_it_did_in_json(make_home, given_servers, tmp_
 
 def test_names_are_completed_one_after_the_other(monkeypatch):
     monkeypatch.delenv("FEATURE_PIPELINE_UNIVERSE", raising=False)
-    assert _asset_names("ind") == ["indicators_1d"]
-    assert _asset_names("ohlcv_1d,fea") == ["ohlcv_1d,features_1d"]
-    assert _asset_names("") == list(TABLES)
+    assert _asset_names("ind") == [f"indicators_{timeframe}" for timeframe in TIMEFRAMES]
+    assert _asset_names("ohlcv_1d,features_1d") == ["ohlcv_1d,features_1d"]
+    assert _asset_names("") == list(ALL_TABLES)
     assert _symbol_names("AAPL,G") == ["AAPL,GOOG", "AAPL,GSPC"]
     assert _symbol_names("x") == []
 
