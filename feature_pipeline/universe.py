@@ -350,14 +350,10 @@ class Universe:
         Raises:
             UniverseError: a symbol is not in the universe.
         """
-        columns: dict[str, pl.DataType | type[pl.DataType]] = {
-            "symbol": pl.String,
-            "time": UTC_TIME,
-            "end": UTC_TIME,
-            "session": pl.Date,
-        }
-        empty = pl.Schema(columns)
-        frames = [pl.DataFrame(schema=empty)]
+        empty = pl.DataFrame(
+            schema={"symbol": pl.String, "time": UTC_TIME, "end": UTC_TIME, "session": pl.Date}
+        )
+        frames = [empty]
         for calendar, group in _by_calendar(self._chosen(symbols)).items():
             grid = calendar_bars(calendar, timeframe, start, end)
             session = pl.col("session")
@@ -369,7 +365,7 @@ class Universe:
                     session >= pl.col("_from").dt.date(),
                     pl.col("_to").is_null() | (session < pl.col("_to").dt.date()),
                 )
-                .select(*empty)
+                .select(empty.columns)
                 .collect()
             )
         return frames[1] if len(frames) == 2 else pl.concat(frames).sort("symbol", "time")
