@@ -101,7 +101,7 @@ def build_defs(settings: Settings | None = None, **resources: Any) -> dg.Definit
     fresh = policies(universe, datetime.now(UTC).date())
     jobs = {timeframe: _job(timeframe, universe.timeframes) for timeframe in universe.timeframes}
     used = {**default_resources(settings), **resources}
-    cron = build_automation(settings, universe, used["sources"], jobs)
+    cron = build_automation(settings, universe, used["sources"], jobs[DAILY])
 
     def deployed(spec: dg.AssetSpec) -> dg.AssetSpec:
         """An asset as this deployment has it: its code, its limits, its providers."""

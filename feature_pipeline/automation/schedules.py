@@ -43,7 +43,6 @@ from feature_pipeline.schemas import GRID_START
 from feature_pipeline.settings import Settings
 from feature_pipeline.storage.io_manager import SYMBOLS_TAG
 from feature_pipeline.storage.store import Store
-from feature_pipeline.timeframes import DAILY
 from feature_pipeline.universe import Universe
 
 CALENDAR_TAG = "feature_pipeline/calendar"
@@ -116,7 +115,7 @@ def build_automation(
     settings: Settings,
     universe: Universe,
     sources: object,
-    jobs: Mapping[str, Any],
+    bars_job: Any,
     today: date | None = None,
 ) -> Automation:
     """The schedules of a universe, and the jobs that they start beside the bars' own.
@@ -125,7 +124,7 @@ def build_automation(
         settings: says how many days are asked for again.
         universe: whose calendars there are; who is listed is looked up again at every tick.
         sources: provider -> source, for their publication delays.
-        jobs: timeframe -> what its ticks start: all tables of the timeframe.
+        bars_job: what a session starts: every table of the daily graph.
         today: whose trading hours the crons follow; the UTC day unless given.
 
     Raises:
@@ -135,7 +134,7 @@ def build_automation(
     calendars = sorted({i.calendar for i in universe.instruments})
     after = {c: publication_delay(universe, c, sources) + MARGIN for c in calendars}
     bars = [
-        bars_schedule(Timetable.after_close(calendar, delay, today), jobs[DAILY], settings)
+        bars_schedule(Timetable.after_close(calendar, delay, today), bars_job, settings)
         for calendar, delay in after.items()
     ]
     opens = [warm_up_schedule(Timetable.before_open(c, LEAD, today)) for c in calendars]

@@ -70,12 +70,14 @@ def make_universe(
 
 def write_universe(path: Path) -> Path:
     """The same universe as a file, for commands."""
-    path.write_text(_universe_yaml(INSTRUMENTS, "MKT", ["1d"]), encoding="utf-8")
+    path.write_text(_universe_yaml(INSTRUMENTS, "MKT"), encoding="utf-8")
     return path
 
 
 def _universe_yaml(
-    instruments: Sequence[tuple[str, str, date]], benchmark: str, timeframes: Sequence[str]
+    instruments: Sequence[tuple[str, str, date]],
+    benchmark: str,
+    timeframes: Sequence[str] = ("1d",),
 ) -> str:
     entries = (_ENTRY.format(id=i, sector=s, listed=day) for i, s, day in instruments)
     head = _YAML.format(benchmark=benchmark, timeframes=", ".join(timeframes))
