@@ -236,7 +236,7 @@ def _secrets(settings: Settings) -> tuple[str, ...]:
         if isinstance(value, SecretStr):
             secret = value.get_secret_value()
             password = urlsplit(secret).password or ""
-            found |= {secret, password, unquote(password)}
+            found |= {secret, " ".join(secret.split()), password, unquote(password)}
     if settings.alert_webhook is not None:  # what a webhook keeps secret is its path
         found.add(urlsplit(settings.alert_webhook.get_secret_value()).path)
     return tuple(sorted((s for s in found if len(s) > 3), key=len, reverse=True))
@@ -254,12 +254,13 @@ def _shown(address: re.Match[str]) -> str:
 
 
 def why(error: Any) -> str:
-    """The innermost cause of what Dagster says of an error: it wraps what a step raised."""
+    """The innermost cause of what Dagster says of an error, in one line: it wraps what a step
+    raised."""
     while getattr(error, "cause", None) is not None:
         error = error.cause
     message = str(getattr(error, "message", error))
     # An error of ours is written for people; of any other the name says something.
-    return re.sub(r"^feature_pipeline\.[\w.]+: ", "", message)
+    return " ".join(re.sub(r"^feature_pipeline\.[\w.]+: ", "", message).split())
 
 
 def days_of(run: dg.DagsterRun) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import re
 import signal
 import threading
 import time
@@ -415,6 +414,7 @@ def _run(chunk: Chunk) -> _Outcome:
     """Run one chunk."""
     import dagster as dg
 
+    from feature_pipeline.automation.alerts import why
     from feature_pipeline.definitions import build_defs, whole_job
     from feature_pipeline.resources import load_universe
     from feature_pipeline.stack.dead_runs import fail_dead_runs
@@ -453,7 +453,7 @@ def _run(chunk: Chunk) -> _Outcome:
             return _Outcome(
                 status.value,
                 f"{event.step_key}, {chunk.start} to {chunk.end - timedelta(days=1)}: "
-                + (_faults(result, event.step_key) or _why(event.step_failure_data.error)),
+                + (_faults(result, event.step_key) or why(event.step_failure_data.error)),
             )
     return _Outcome(status.value, f"the run {chunk.run_id} failed; see its log")
 
@@ -509,12 +509,3 @@ def _faults(result: Any, step: str | None) -> str:
         and not event.event_specific_data.passed
         and event.event_specific_data.severity.value == "ERROR"
     )
-
-
-def _why(error: object) -> str:
-    """The innermost cause: Dagster wraps what a step raised in its own errors."""
-    while getattr(error, "cause", None) is not None:
-        error = error.cause  # type: ignore[attr-defined]
-    message = str(getattr(error, "message", error))
-    # An error of ours is written for people; of any other the name says something.
-    return " ".join(re.sub(r"^feature_pipeline\.[\w.]+: ", "", message).split())

@@ -13,7 +13,7 @@ from typing import Any
 
 import dagster as dg
 import polars as pl
-from dagster._core.storage.tags import SCHEDULE_NAME_TAG
+from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, SCHEDULE_NAME_TAG
 
 from feature_pipeline.automation.schedules import (
     CALENDAR_TAG,
@@ -67,8 +67,8 @@ def intraday_schedule(
 ) -> dg.ScheduleDefinition:
     """Bars of one calendar and timeframe, and all that follows from them, while it trades.
 
-    A run covers the days of the session, and what no run has completed since the last session that
-    one did; one run at a time.
+    A run covers the days of the session, and those since the last day that a run has completed; one
+    run at a time.
     """
     name = schedule_name("bars", calendar, timeframe.name)
     every = timeframe.every or timeframe.step
@@ -105,7 +105,7 @@ def intraday_schedule(
                 "after its end asks for what is new since."
             )
         last = min(moment, found.close).date()
-        first = _first_day(found, runs.completed(SESSION_TAG), timeframe)
+        first = _first_day(found, runs.completed(ASSET_PARTITION_RANGE_END_TAG), timeframe)
         tags = {
             CALENDAR_TAG: calendar,
             TIMEFRAME_TAG: timeframe.name,
@@ -150,8 +150,8 @@ def due(calendar: str, ended: datetime, after: timedelta) -> Session | str:
 
 
 def _first_day(session: Session, completed: date | None, timeframe: Timeframe) -> date:
-    """The first day to ask for: the session's, or that of the one completed last, as long as one
-    run can take it."""
+    """The first day to ask for: the session's, or the one completed last, as long as one run can
+    take it. Days, not sessions: one may begin on the evening before."""
     opened = session.open.date()
     since = min(completed or opened, opened)
     return max(since, opened - timedelta(days=timeframe.days_per_run), GRID_START)

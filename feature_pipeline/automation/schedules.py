@@ -41,6 +41,7 @@ from feature_pipeline.automation.sessions import Session, Timetable, listed, nob
 from feature_pipeline.automation.warm_up import warm_up
 from feature_pipeline.schemas import GRID_START
 from feature_pipeline.settings import Settings
+from feature_pipeline.sources import BarSource
 from feature_pipeline.storage.io_manager import SYMBOLS_TAG
 from feature_pipeline.storage.store import Store
 from feature_pipeline.universe import Universe
@@ -158,8 +159,9 @@ def publication_delay(universe: Universe, calendar: str, sources: object) -> tim
     """
     named = {i.source.bars for i in universe.instruments if i.calendar == calendar}
     known = sources if isinstance(sources, Mapping) else {}
-    delays = [known[name].publication_delay for name in named if name in known]
-    return max([Store.publication_delay, *delays])
+    # One that has no bars, by a slip in universe.yaml, fails its runs and not all definitions.
+    asked = [s for name in named if isinstance(s := known.get(name), BarSource)]
+    return max([Store.publication_delay, *(source.publication_delay for source in asked)])
 
 
 def schedule_name(what: str, calendar: str, timeframe: str = "1d") -> str:

@@ -10,7 +10,7 @@ Ranges are half-open UTC days, `[start, end)`, of the table's partition column: 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
@@ -136,6 +136,21 @@ class Off:
 
 
 Kind = Literal["bars", "actions", "news", "reddit", "macro", "insiders"]
+
+
+_ASKED: Mapping[Kind, type] = {
+    "bars": BarSource,
+    "actions": BarSource,
+    "news": DocumentSource,
+    "reddit": DocumentSource,
+    "macro": MacroSource,
+    "insiders": InsiderSource,
+}
+
+
+def answers(source: object, kind: Kind) -> bool:
+    """Whether a provider can be asked for such a thing at all."""
+    return isinstance(source, _ASKED[kind])
 
 
 @runtime_checkable

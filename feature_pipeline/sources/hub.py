@@ -135,8 +135,12 @@ def fetch(
     """
     where = release.within(models)
     endpoint = (endpoint or os.environ.get("HF_ENDPOINT") or ENDPOINT).rstrip("/")
-    if not re.fullmatch(r"https?://[^\s/@]+(/[^\s@]*)?", endpoint):
-        raise SourceError(f"the endpoint {endpoint!r} is no http(s):// address without credentials")
+    if not re.fullmatch(r"https?://[^\s/@?#]+(/[^\s@?#]*)?", endpoint):
+        # Not shown: it may hold a password, and HF_ENDPOINT nobody has just typed.
+        raise SourceError(
+            "the hub's endpoint must be an http(s):// address without credentials, `?` and `#`; "
+            "correct --endpoint or HF_ENDPOINT"
+        )
     if importlib.util.find_spec("torch") is None:
         raise ModelError(
             "the model cannot be checked without torch; install it with `pip install torch==2.13.0`"

@@ -24,6 +24,8 @@ from feature_pipeline.universe import SourceKind
 if TYPE_CHECKING:
     import psycopg
 
+    from feature_pipeline.sources import Kind
+
 PACKAGES = ("dagster", "dagster-postgres", "polars", "psycopg", "redis")
 OLDEST_POSTGRES = 15
 OLDEST_TIMESCALEDB = (2, 28, 3)
@@ -103,14 +105,14 @@ def _universe(settings: Settings) -> Finding:
 def _sources(settings: Settings) -> Iterator[Finding]:
     """Every provider that the universe or the settings name: on, or off and what to set."""
     from feature_pipeline.resources import load_universe, macro_source, sources
-    from feature_pipeline.sources import Off
+    from feature_pipeline.sources import Off, answers
 
     try:
         universe = load_universe(settings)
     except FeaturePipelineError:
         return  # said already
     known, macro = sources(settings, universe), macro_source(settings)
-    used: dict[str, list[str]] = {}
+    used: dict[str, list[Kind]] = {}
     for kind in get_args(SourceKind):
         for name in sorted({p for named in universe.providers(kind).values() for p in named}):
             used.setdefault(name, []).append(kind)
@@ -124,6 +126,9 @@ def _sources(settings: Settings) -> Iterator[Finding]:
         elif isinstance(source, Off):
             _, _, fix = source.why.partition(": ")
             yield Finding(True, what, f"off: no {', '.join(kinds)} from it", fix)
+        elif lacking := [kind for kind in kinds if not answers(source, kind)]:
+            named = f"universe.yaml names it for {', '.join(lacking)}, which it does not have"
+            yield Finding(False, what, named, "name another one there")
         else:
             yield Finding(True, what, f"on: {', '.join(kinds)}")
 

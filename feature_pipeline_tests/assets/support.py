@@ -218,10 +218,10 @@ def metadata_of(result: dg.ExecuteInProcessResult, asset: str) -> Mapping[str, A
 
 def failure(result: dg.ExecuteInProcessResult) -> tuple[str, str]:
     """The step that failed and the message of what it raised."""
-    from feature_pipeline.automation.backfill import _why
+    from feature_pipeline.automation.alerts import why
 
     event = next(e for e in result.all_events if e.is_step_failure)
-    return event.step_key, _why(event.step_failure_data.error)
+    return event.step_key, why(event.step_failure_data.error)
 
 
 if __name__ == "__main__":

@@ -230,6 +230,12 @@ def test_whatever_is_said_is_one_short_line_without_a_secret(text, at):
     assert not any(secret in line for secret in secrets)
 
 
+def test_a_secret_is_found_however_its_blanks_are_written():
+    herald = Herald(Settings(edgar_contact="Sample  Company ops@sample.example"))
+    for text in ("Sample  Company ops@sample.example", "Sample Company ops@sample.example"):
+        assert herald.one_line(f"as {text} refused") == "as *** refused"
+
+
 # -- failed runs ----------------------------------------------------------------------------------
 
 

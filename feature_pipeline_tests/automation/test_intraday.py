@@ -6,7 +6,7 @@ from datetime import UTC, date, datetime, timedelta
 
 import dagster as dg
 import pytest
-from dagster._core.storage.tags import SCHEDULE_NAME_TAG
+from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, SCHEDULE_NAME_TAG
 from dagster._core.test_utils import create_run_for_test
 
 from feature_pipeline.automation.intraday import cron, intraday_schedules
@@ -117,14 +117,14 @@ def test_what_no_run_completed_comes_along_and_runs_follow_each_other(schedules,
     with dg.instance_for_test() as instance:
         create_run_for_test(
             instance,
-            tags={**own, SESSION_TAG: "2024-01-12"},
+            tags={**own, ASSET_PARTITION_RANGE_END_TAG: "2024-01-12"},
             status=dg.DagsterRunStatus.SUCCESS,
         )
         found = evaluate(schedule, at(15, 0), universe, instance)
         assert asked(found) == (date(2024, 1, 12), TUESDAY)
         create_run_for_test(
             instance,
-            tags={**own, SESSION_TAG: TUESDAY.isoformat()},
+            tags={**own, ASSET_PARTITION_RANGE_END_TAG: TUESDAY.isoformat()},
             status=dg.DagsterRunStatus.SUCCESS,
         )
         assert asked(evaluate(schedule, at(15, 5), universe, instance)) == (TUESDAY, TUESDAY)
@@ -132,3 +132,17 @@ def test_what_no_run_completed_comes_along_and_runs_follow_each_other(schedules,
         assert asked(long_ago) == (date(2024, 2, 29), date(2024, 3, 5)), "as much as a run takes"
         create_run_for_test(instance, tags=own, status=dg.DagsterRunStatus.STARTED)
         assert "is started still" in evaluate(schedule, at(15, 10), universe, instance)
+
+
+def test_the_evening_of_a_session_that_nobody_completed_comes_along(schedules, universe):
+    """Sydney opens at 23:00 UTC: after its first half hour all runs failed, to the close."""
+    schedule, monday = schedules["bars_xasx_5m"], TUESDAY - timedelta(days=1)
+    with dg.instance_for_test() as instance:
+        last = evaluate(schedule, at(23, 42, monday), universe, instance)
+        create_run_for_test(
+            instance,
+            tags={**last.tags, SCHEDULE_NAME_TAG: schedule.name},
+            status=dg.DagsterRunStatus.SUCCESS,
+        )
+        found = evaluate(schedule, at(23, 42), universe, instance)
+    assert asked(found) == (monday, TUESDAY)

@@ -59,6 +59,8 @@ from feature_pipeline.errors import UniverseError
 from feature_pipeline.online.client import publishing_client
 from feature_pipeline.online.rebuild import rebuild_needed
 from feature_pipeline.settings import PREFIX, Settings
+from feature_pipeline.sources import Off
+from feature_pipeline.sources.news.feeds import FeedSource
 from feature_pipeline.sources.sample import SampleSource
 from feature_pipeline.stack.dagster import RUN_CREATOR_FLAGS
 from feature_pipeline.storage.io_manager import SYMBOLS_TAG
@@ -459,6 +461,13 @@ def test_more_symbols_than_fit_a_tag_are_not_named():
     assert SYMBOLS_TAG not in request.tags
     request = evaluate(schedule_of(made, "bars_xlon"), at("2025-07-03T15:46"), universe)
     assert request.tags[SYMBOLS_TAG] == "LON"
+
+
+@pytest.mark.parametrize("source", [Off("made", "made is off"), FeedSource()])
+def test_a_provider_of_bars_that_has_none_does_not_keep_the_definitions_from_loading(source):
+    """Its runs fail, and `doctor` says what universe.yaml has wrong."""
+    universe = make_universe(("A", "XNYS"))
+    assert publication_delay(universe, "XNYS", {"made": source}) == timedelta(minutes=15)
 
 
 @pytest.mark.parametrize(

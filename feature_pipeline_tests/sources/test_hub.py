@@ -253,8 +253,12 @@ def test_two_fetches_exclude_each_other(tmp_path, server):
         fetch(tmp_path, server)
 
 
-@pytest.mark.parametrize("endpoint", ["ftp://hub", "hub.example.com", "https://me:secret@hub"])
+@pytest.mark.parametrize(
+    "endpoint",
+    ["ftp://hub", "hub.example.com", "https://me:secret@hub", "https://hub/x?token=secret"],
+)
 def test_an_endpoint_that_is_none_is_refused(tmp_path, endpoint):
     with pytest.raises(SourceError) as caught:
         hub.fetch(RELEASE, tmp_path, endpoint=endpoint)
-    assert "no http(s):// address" in str(caught.value)
+    assert "must be an http(s):// address without credentials" in str(caught.value)
+    assert "secret" not in str(caught.value)

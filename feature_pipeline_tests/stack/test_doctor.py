@@ -27,6 +27,13 @@ instruments:
     source: {bars: sample, news: [sample, nobody], insiders: edgar}
     symbols: [{symbol: A, from: 2000-01-03}]
     membership: [{from: 2000-01-03}]
+  - id: B
+    asset_class: equity
+    calendar: XNYS
+    sector: tech
+    source: {bars: feeds}
+    symbols: [{symbol: B, from: 2000-01-03}]
+    membership: [{from: 2000-01-03}]
 """
 
 
@@ -49,16 +56,18 @@ def test_who_is_off_is_no_error_and_says_what_to_set(monkeypatch, tmp_path):
     path = tmp_path / "universe.yaml"
     path.write_text(UNIVERSE)
     found = sources(monkeypatch, universe=str(path), macro_source="fred")
-    assert list(found) == ["edgar", "fred", "nobody", "sample"]
+    assert list(found) == ["edgar", "feeds", "fred", "nobody", "sample"]
     assert found["fred"].right
     assert found["fred"].found == "off: no macro from it"
     assert found["fred"].fix == "set FEATURE_PIPELINE_FRED_API_KEY to switch it on"
     assert found["edgar"].right
     assert found["edgar"].found == "off: no insiders from it"
     assert "FEATURE_PIPELINE_EDGAR_CONTACT" in found["edgar"].fix
-    # A name that nothing answers to is an error.
+    # A name that nothing answers to is an error, and so is one that is asked for the wrong thing.
     assert not found["nobody"].right
     assert "sample" in found["nobody"].fix
+    assert not found["feeds"].right
+    assert found["feeds"].found == "universe.yaml names it for bars, which it does not have"
 
 
 def test_with_its_credential_it_is_on_and_the_credential_is_not_shown(monkeypatch):
