@@ -81,6 +81,10 @@ TIMEFRAMES: Mapping[str, Timeframe] = {
 """By name, the shortest first: what is made of finer bars comes after them."""
 
 
+MADE_OF: Mapping[str, str] = {"5m": "1m", "1h": "1m"}
+"""Timeframe -> the finer one whose bars its own are made of, where a deployment has both."""
+
+
 def of(asset: str) -> str | None:
     """The timeframe that an asset's name ends with; None where it has none."""
     suffix = asset.rpartition("_")[2]

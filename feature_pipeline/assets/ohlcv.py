@@ -11,16 +11,16 @@ import polars as pl
 from feature_pipeline import partitions
 from feature_pipeline.assets.declare import fetch, table_asset
 from feature_pipeline.assets.pools import places
+from feature_pipeline.errors import SourceError
 from feature_pipeline.features.coarser import coarser
 from feature_pipeline.schemas import Fetched
 from feature_pipeline.storage import retention
 from feature_pipeline.storage.io_manager import StorageIOManager
 from feature_pipeline.storage.store import Store, WritePlan
-from feature_pipeline.timeframes import DAILY
+from feature_pipeline.timeframes import DAILY, MADE_OF
 from feature_pipeline.universe import Instrument, Universe
 
 MINUTES = "ohlcv_1m"
-MADE_OF_MINUTES = ("5m", "1h")
 
 ANSWERED_WITHIN = timedelta(minutes=5)
 """Minutes that were written so long after a close were asked for after it."""
@@ -47,7 +47,7 @@ Where `ohlcv_1m` has a session's minutes the bars are made of those; else the pr
 
 def ohlcv(timeframe: str, timeframes: Sequence[str] = (DAILY,)) -> dg.AssetsDefinition:
     """The asset of a timeframe, in a deployment of `timeframes`."""
-    of_minutes = timeframe in MADE_OF_MINUTES and "1m" in timeframes
+    of_minutes = MADE_OF.get(timeframe) in timeframes
     said = _DAILY if timeframe == DAILY else _INTRADAY.format(timeframe=timeframe)
     declared = table_asset(f"ohlcv_{timeframe}", group="inputs")
     if of_minutes:
@@ -82,21 +82,39 @@ def ohlcv(timeframe: str, timeframes: Sequence[str] = (DAILY,)) -> dg.AssetsDefi
 def _of_minutes(store: Store, plan: WritePlan, timeframe: str) -> pl.DataFrame:
     """The plan's bars that minutes of ours say all of: those after which the symbol has traded
     again in the session, and those of sessions that were asked for when they were over."""
-    minutes = store.read(MINUTES, start=plan.window[0], end=plan.window[1])
-    grid = store.universe.bars(timeframe, *plan.window)
+    first, end = plan.window
+    # A bar that is under way at midnight has minutes of the next day.
+    minutes = store.read(MINUTES, start=first, end=end + timedelta(days=1), symbols=plan.symbols)
+    minutes = minutes.join(_asked_now(store.universe), on=["symbol", "source"], how="semi")
+    grid = store.universe.bars(timeframe, first, end, plan.symbols)
     bars = coarser(minutes, grid)
     of = ["symbol", "session"]
     newest = minutes.group_by(of).agg(newest=pl.col("time").max() + timedelta(minutes=1))
     closes = grid.group_by(of).agg(closes=pl.col("end").max())
-    asked = store.ledger.written_at(MINUTES, *plan.window)
     over = pl.col("closes") + store.publication_delay + ANSWERED_WITHIN
+    asked = store.ledger.written_at(MINUTES, first, end)
+    # Others were asked for then; whoever has an exception was, and did not answer.
+    unanswered = store.ledger.exceptions(MINUTES, first, end).select(
+        "symbol", "day", answered=pl.lit(value=False)
+    )
+    bars = bars.with_columns(day=pl.col("time").dt.date())
     return (
         bars.join(newest, on=of, how="left")
         .join(closes, on=of, how="left")
-        .join(asked, left_on=pl.col("time").dt.date(), right_on="day", how="left")
-        .filter((pl.col("end") <= pl.col("newest")) | (pl.col("written_at") >= over))
+        .join(asked, on="day", how="left")
+        .join(unanswered.unique(), on=["symbol", "day"], how="left")
+        .filter(
+            (pl.col("end") <= pl.col("newest"))
+            | ((pl.col("written_at") >= over) & pl.col("answered").fill_null(value=True))
+        )
         .select(minutes.columns)
     )
+
+
+def _asked_now(universe: Universe) -> pl.DataFrame:
+    """`symbol`, `source` of whose bars are asked for: rows of a batch are its provider's."""
+    named = {i.id: i.source.bars for i in universe.instruments}
+    return pl.DataFrame({"symbol": list(named), "source": list(named.values())})
 
 
 def _with_minutes(
@@ -117,14 +135,20 @@ def _with_minutes(
     if lacking.is_empty():
         return Fetched(own, {}, asked)
     days = lacking["day"].sort()
-    answer = source.bars(
-        [i for i in instruments if i.id in lacking["symbol"]],
-        days[0],
-        days[-1] + timedelta(days=1),
-        timeframe,
-    )
+    try:
+        answer = source.bars(
+            [i for i in instruments if i.id in lacking["symbol"]],
+            days[0],
+            days[-1] + timedelta(days=1),
+            timeframe,
+        )
+    except SourceError as error:
+        if own.is_empty():
+            raise
+        # What is made of minutes does not wait for whoever cannot tell of the others.
+        failed = dict.fromkeys(lacking["symbol"].unique().sort(), str(error))
+        answer = Fetched(own.clear(), failed)
     day = pl.col("time").dt.date()
     others = answer.frame.with_columns(day=day).join(held, on=["symbol", "day"], how="anti")
-    own = own.filter(~pl.col("symbol").is_in(list(answer.failed)))
     frame = pl.concat([own, others.drop("day")], how="diagonal_relaxed")
     return replace(answer, frame=frame, asked=asked)

@@ -188,6 +188,8 @@ def replace_rows(
         .join(incoming, on=key, how="anti")
         .join(batch.silent, on=["symbol", "day"], how="anti")
     )
+    if table.intraday:
+        vanished = _retracted(vanished, incoming)
     gone = pl.concat([stored.join(differing, on=key, how="semi"), vanished])
     left = pl.concat([stored.join(gone, on=key, how="anti"), differing])
     entries = [
@@ -208,6 +210,21 @@ def replace_rows(
         wiped=batch.days.clear(),
         fenced=fenced.drop("content"),
         known=pl.concat([known, same.select("day")]),
+    )
+
+
+def _retracted(vanished: pl.DataFrame, incoming: pl.DataFrame) -> pl.DataFrame:
+    """Those of the rows that an answer lacks that lie between the first and the last one it has of
+    the symbol's day. Of what is before and after these it says nothing: a provider that keeps the
+    last 720 minutes has no longer those of this morning. Of a day without any row, all."""
+    told = incoming.group_by("symbol", "day").agg(
+        first=pl.col("time").min(), last=pl.col("time").max()
+    )
+    inside = pl.col("time").is_between("first", "last").fill_null(value=True)
+    return (
+        vanished.join(told, on=["symbol", "day"], how="left")
+        .filter(inside)
+        .select(vanished.columns)
     )
 
 

@@ -37,14 +37,17 @@ def on_the_grid(
         grid: what `Universe.bars` has of the same range.
         bars: whether they are bars, and do not derive from them.
         now: UTC; what is not over by then is not filled.
-        delay: how long after its end a bar may rightly be missing.
+        delay: how long after its end a bar may rightly be missing, unless a later one is there.
 
     Returns:
         The columns of `rows` and FILLED, sorted by symbol and time.
     """
-    due = grid.filter(pl.col("end") + delay <= now)
+    newest = rows.group_by(_OF).agg(newest=pl.col("time").max())
+    # Whoever has traded since has no bar of it, however soon that is known.
+    passed = (pl.col("time") < pl.col("newest")).fill_null(value=False)
+    due = grid.join(newest, on=_OF, how="left").filter(passed | (pl.col("end") + delay <= now))
     found = rows.join(grid.select(*_KEY, "end"), on=_KEY, how="left", maintain_order="left")
-    missing = due.join(rows, on=_KEY, how="anti")
+    missing = due.select(*_KEY, "session", "end").join(rows, on=_KEY, how="anti")
     if missing.is_empty():
         return rows.sort(_KEY).with_columns(pl.lit(value=False).alias(FILLED))
     every = pl.concat(

@@ -22,7 +22,7 @@ from feature_pipeline.storage.changes import EXCEPTIONS, without
 from feature_pipeline.storage.ledger import Intent, Ledger, newest_within
 from feature_pipeline.storage.upkeep import mendable
 from feature_pipeline.storage.writer import Writing
-from feature_pipeline.timeframes import DAILY
+from feature_pipeline.timeframes import DAILY, MADE_OF, at
 from feature_pipeline.universe import SourceKind, Universe
 
 EVERYBODY = "*"
@@ -150,7 +150,7 @@ class Planner:
         announced = _span(scope.days) if scope.days.len() else (start, end)
         plan = WritePlan(
             table,
-            Writing(token, run_id, code_version),
+            Writing(token, run_id, code_version, self._finer_revisions(table, scope.days)),
             scope.days,
             scope.symbols,
             self.ledger.announce(asset, *announced, token, run_id),
@@ -256,6 +256,9 @@ class Planner:
                 "day",
                 symbol=pl.col("symbol") if table.about_instruments else pl.lit(None, pl.String),
             ),
+            self.behind(asset, start, end)
+            .to_frame("day")
+            .with_columns(symbol=pl.lit(None, pl.String)),
         ]
         if _collects(table):
             early = self.ledger.written_before_their_end(asset, start, end)
@@ -280,7 +283,43 @@ class Planner:
             return self._stale(table, days, self._upstream_revisions(table, days), code_version)
         unwritten = without(days, self.ledger.revisions(asset, start, end)["day"])
         incomplete = self._incomplete(table, start, end, None)["day"]
-        return pl.concat([unwritten, incomplete]).unique().sort()
+        behind = self.behind(asset, start, end)
+        return pl.concat([unwritten, incomplete, behind]).unique().sort()
+
+    def behind(self, asset: str, start: date, end: date) -> pl.Series:
+        """The written days in [start, end) of bars that are made of finer ones and older than those
+        are now."""
+        table = self.tables[asset]
+        if self._finer(table) is None:
+            return pl.Series("day", dtype=pl.Date)
+        held = self.ledger.rows(asset, start, end).group_by("day", maintain_order=True)
+        made = held.agg(pl.col("upstream_revision").max())
+        now = self._finer_revisions(table, made["day"])
+        if now is None:
+            return made["day"]
+        older = pl.col("upstream_revision") < pl.col("upstream_revision_now")
+        return made.join(now, on="day", suffix="_now").filter(older)["day"].sort()
+
+    def _finer(self, table: TableSchema) -> str | None:
+        """The asset whose bars a source's are made of, where there is one."""
+        finer = MADE_OF.get(table.timeframe or "")
+        if table.derived or finer is None:
+            return None
+        asset = at(table.asset, finer)
+        return asset if asset in self.tables else None
+
+    def _finer_revisions(self, table: TableSchema, days: pl.Series) -> pl.DataFrame | None:
+        """`day` and `upstream_revision`: how new what its bars are made of is; None where they are
+        made of none."""
+        finer = self._finer(table)
+        if finer is None or days.is_empty():
+            return None
+        held = self.ledger.revisions(finer, *_span(days))
+        return (
+            days.to_frame("day")
+            .join(held, on="day", how="left")
+            .select("day", upstream_revision=pl.col("revision").fill_null(0))
+        )
 
     # -- what should be there -----------------------------------------------------------------
 

@@ -258,9 +258,11 @@ class Upkeep:
     # -- what is amiss ------------------------------------------------------------------------
 
     def holes(self, asset: str) -> pl.Series:
-        """The kept days of a source's table that should be written and are not, sorted."""
+        """The kept days of a source's table that should be written and are not, and those of bars
+        that are made of others and older than these, sorted."""
         table = self.store.tables[asset]
         found = [self._unwritten(table, first, end) for first, end in self.kept(asset)]
+        found += [self.planner.behind(asset, first, end) for first, end in self.kept(asset)]
         settled = self.today - LIVE_DAYS * _DAY
         holes = without(_union(self._lost(asset), *found), self.ledger.dropped(asset))
         return holes.filter(holes <= settled)

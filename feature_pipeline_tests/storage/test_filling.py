@@ -85,6 +85,16 @@ def test_nothing_is_made_of_what_is_not_over():
     assert found.height == 2, "two minutes are over, and the delay"
 
 
+def test_a_bar_between_two_others_is_made_as_soon_as_the_later_one_is_there():
+    """Some providers are quicker than the delay that all are granted: what is computed at once is
+    what is computed from all of the session."""
+    at_once = filled(rows(0, 2), opening(DAYS[0]) + 3 * MINUTE)
+    assert at_once["time"].to_list() == [opening(DAYS[0]) + n * MINUTE for n in range(3)]
+    later = filled(rows(0, 2)).filter(session=DAYS[0])
+    assert at_once.equals(later.head(3))
+    assert filled(rows(2), opening(DAYS[0]) + 3 * MINUTE)[FILLED].to_list() == [True, True, False]
+
+
 def test_a_session_does_not_depend_on_the_one_before_it():
     both = pl.concat([rows(0, 2), rows(1, 4, day=DAYS[1])])
     alone = filled(rows(1, 4, day=DAYS[1])).filter(session=DAYS[1])
