@@ -265,7 +265,8 @@ class TableSchema:
     def conform(self, frame: pl.DataFrame) -> pl.DataFrame:
         """The frame with exactly this table's columns, in order and of the right types.
 
-        A nullable column that is absent is null and a constant one is filled in.
+        A nullable column that is absent is null, as is one that the store fills in (`absent`), and
+        a constant one is filled in.
 
         Raises:
             SchemaError: a column is missing, unknown, or of a type that cannot be cast.
@@ -279,7 +280,7 @@ class TableSchema:
         missing = [
             c.name
             for c in self.columns
-            if c.name not in frame.columns and not c.nullable and c.name not in self.constants
+            if c.name not in (*frame.columns, *self.constants) and not (c.nullable or c.absent)
         ]
         if missing:
             raise SchemaError(

@@ -11,7 +11,7 @@ from feature_pipeline.automation import publishing
 from feature_pipeline.automation.freshness import AGAIN, EVERY, policies, watch_freshness
 from feature_pipeline.definitions import build_defs, defs
 from feature_pipeline.errors import OnlineError
-from feature_pipeline.features.catalogue import TABLES
+from feature_pipeline.features.catalogue import ALL_TABLES, TABLES
 from feature_pipeline.online.client import publishing_client
 from feature_pipeline.online.rebuild import publish_snapshot
 from feature_pipeline.settings import Settings
@@ -139,7 +139,7 @@ def window(policy) -> timedelta:
 def test_a_universe_that_has_ended_has_no_policy():
     ended = universe(to=", to: 2013-03-02")
     assert policies(ended, date(2026, 1, 5)) == {}
-    assert set(policies(ended, date(2013, 1, 5))) == {*TABLES, "online_state_vectors"}
+    assert set(policies(ended, date(2013, 1, 5))) == {*ALL_TABLES, "online_state_vectors"}
     # The sample's: nothing of the demonstration shows red.
     nodes = defs.resolve_asset_graph().asset_nodes
     assert not any(node.freshness_policy for node in nodes)

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from datetime import date
 from itertools import chain
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from rich.table import Table
 from feature_pipeline.settings import Settings
 from feature_pipeline.stack.stack import Stack
 from feature_pipeline.storage.migrations import migrate
+from feature_pipeline.timeframes import DAILY
 from feature_pipeline_tests.bench import Row, publish, scale, storage, ui
 
 OUT = Path("bench.json")
@@ -71,20 +73,8 @@ def _results(module: str, **variables: str) -> Iterator[Row]:
 
 
 def _graph(stack: Stack) -> Iterator[Row]:
-    import psycopg
-
-    with psycopg.connect(stack.database_url, autocommit=True) as connection:
-        connection.execute("DROP DATABASE IF EXISTS bench_graph")
-        connection.execute("CREATE DATABASE bench_graph")
-    url = stack.database_url.rsplit("/", 1)[0] + "/bench_graph"
-    migrate(url)
-    stack.prepare_dagster()
-    environment = stack.environment() | {"FEATURE_PIPELINE_DATABASE_URL": url}
-    output = _run(["feature_pipeline_tests.bench.graph", url], environment)
-    line = next(x for x in output.splitlines() if x.startswith("RESULT "))
-    spent = json.loads(line.removeprefix("RESULT "))
-    what = "graph: 100 symbols x 5 years, whole graph"
-    yield Row(what, spent["total"], "s")
+    spent = _backfill(stack, 100, 5)
+    yield Row("graph: 100 symbols x 5 years, whole graph", spent["total"], "s")
     for part in ("source", "compute", "database", "checks", "pictures", "orchestration"):
         share = spent[part] / spent["total"]
         yield Row(f"graph: of that, {part}", spent[part], "s", spent["total"], share)
@@ -101,6 +91,42 @@ def _graph(stack: Stack) -> Iterator[Row]:
     yield Row("graph: peak memory", spent["peak_mib"], "MiB")
 
 
+def _slopes(stack: Stack) -> Iterator[Row]:
+    """What twice as many symbols, or twice as many days, cost; what much costs, and minutes."""
+    once = _backfill(stack, 100, 5)["total"]
+    for what, symbols, years in (("symbols", 200, 5), ("days", 100, 10)):
+        twice = _backfill(stack, symbols, years)["total"]
+        yield Row(
+            f"slope: twice the {what}, against twice the time", twice, "s", 2 * once,
+            2 * once / twice, 0.9,
+        )  # fmt: skip
+    large = _backfill(stack, 500, 10)
+    yield Row("slope: 500 symbols x 10 years, whole graph", large["total"], "s")
+    most = large["peak_mib"]
+    yield Row("slope: its peak memory, against 4 GiB", most, "MiB", 4096, 4096 / most, 1.0)
+    minutes = _backfill(stack, 200, 0, "1m")
+    took = minutes["total"]
+    yield Row("slope: a day of minutes of 200 symbols, against 60 s", took, "s", 60, 60 / took, 1.0)
+    yield Row("slope: its rows", minutes["rows"], "rows")
+
+
+def _backfill(stack: Stack, symbols: int, years: int, timeframe: str = DAILY) -> dict[str, float]:
+    """A backfill up to the end of 2017 in a database and a process of its own: see `graph.main`.
+
+    Args:
+        years: how much of it; 0 - one session.
+    """
+    end = date(2018, 1, 1) if years else date(2017, 12, 30)
+    start = end.replace(year=end.year - years) if years else date(2017, 12, 29)
+    stack.prepare_dagster()
+    with scale.new_database(stack.database_url, "bench_graph") as url:
+        environment = stack.environment() | {"FEATURE_PIPELINE_DATABASE_URL": url}
+        words = [str(symbols), start.isoformat(), end.isoformat(), timeframe]
+        output = _run(["feature_pipeline_tests.bench.graph", url, *words], environment)
+    line = next(x for x in output.splitlines() if x.startswith("RESULT "))
+    return json.loads(line.removeprefix("RESULT "))
+
+
 PARTS: Mapping[str, Callable[[Stack], Iterator[Row]]] = {
     "finbert": _finbert,
     "indicators": _indicators,
@@ -108,6 +134,7 @@ PARTS: Mapping[str, Callable[[Stack], Iterator[Row]]] = {
     "graph": _graph,
     "publish": lambda stack: (Row(**found) for found in publish.run(stack.redis_url)),
     "ui": lambda _: ui.run(),
+    "slopes": _slopes,
     "scale": lambda stack: scale.run(stack.database_url),
 }
 """The benchmarks by name, in the order in which they run."""

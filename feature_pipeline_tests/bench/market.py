@@ -11,12 +11,17 @@ import polars as pl
 from feature_pipeline.features.declarations import MACRO_SERIES
 from feature_pipeline.schemas import CORPORATE_ACTIONS, MACRO_INDICATORS, Fetched, documents, ohlcv
 from feature_pipeline.sources.sample import SampleSource
-from feature_pipeline.universe import Instrument, Universe, expected_sessions
+from feature_pipeline.timeframes import DAILY
+from feature_pipeline.universe import Instrument, Universe, calendar_bars, expected_sessions
+
+CALENDAR = "XNYS"
 
 
-def universe(symbols: int, start: date) -> Universe:
+def universe(symbols: int, start: date, timeframe: str = DAILY) -> Universe:
     """`symbols` equities of ten sectors and a benchmark, all on XNYS since `start`."""
-    head = f"benchmark: MKT\ninstruments:\n{_instrument('MKT', 'index', 'market', start)}"
+    timeframes = ", ".join(dict.fromkeys([DAILY, timeframe]))
+    head = f"benchmark: MKT\ntimeframes: [{timeframes}]\ninstruments:\n"
+    head += _instrument("MKT", "index", "market", start)
     return Universe.parse(
         head
         + "".join(
@@ -29,7 +34,7 @@ def _instrument(name: str, asset_class: str, sector: str, start: date) -> str:
     return f"""
   - id: {name}
     asset_class: {asset_class}
-    calendar: XNYS
+    calendar: {CALENDAR}
     sector: {sector}
     source: {{bars: synthetic, actions: synthetic, news: synthetic, reddit: synthetic}}
     symbols: [{{symbol: {name}, from: {start}}}]
@@ -45,18 +50,27 @@ class SyntheticSource:
     publication_delay = timedelta(minutes=15)
 
     def bars(
-        self, instruments: Sequence[Instrument], start: date, end: date, timeframe: str = "1d"
+        self,
+        instruments: Sequence[Instrument],
+        start: date,
+        end: date,
+        timeframe: str = DAILY,
     ) -> Fetched:
-        """The same bars for any range: prices are a function of symbol and session."""
-        frame = expected_sessions(instruments, start, end)
-        day = frame["time"].dt.epoch("d").to_numpy().astype(float)
+        """The same bars for any range: prices are a function of symbol and moment."""
+        who = pl.DataFrame({"symbol": [i.id for i in instruments]})
+        frame = (
+            expected_sessions(instruments, start, end).rename({"close": "end"})
+            if timeframe == DAILY
+            else who.join(calendar_bars(CALENDAR, timeframe, start, end), how="cross")
+        )
+        day = (frame["time"].dt.epoch("s") / 86_400).to_numpy()
         phase = frame["symbol"].rle_id().to_numpy() * 0.7
         noise = 0.01 * np.sin(day * 12.9898 + phase * 78.233)
         close = 100 * np.exp(
             0.3 * np.sin(day / 97 + phase) + 0.1 * np.sin(day / 11 + phase) + noise
         )
         frame = frame.with_columns(
-            available_at=pl.col("close") + self.publication_delay,
+            available_at=pl.col("end") + self.publication_delay,
             availability_basis=pl.lit("assumed"),
             open=close * 0.999,
             high=close * 1.01,
@@ -65,9 +79,10 @@ class SyntheticSource:
             volume=pl.Series(1e6 + 1e5 * np.sin(day / 5 + phase)).round(),
             source=pl.lit(self.name),
         )
+        table = ohlcv(timeframe)
         return Fetched(
-            ohlcv("1d").conform(frame.select(n for n in ohlcv("1d").names if n != "spread")),
-            asked=tuple(i.id for i in instruments),
+            table.conform(frame.select(n for n in table.names if n != "spread")),
+            asked=tuple(who["symbol"]),
         )
 
     def actions(self, instruments: Sequence[Instrument], start: date, end: date) -> Fetched:

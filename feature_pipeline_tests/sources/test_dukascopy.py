@@ -150,7 +150,8 @@ def test_intraday_bars_lie_in_sessions_and_not_in_the_filled_weekend(source, fee
     assert last["time"] == datetime(2024, 3, 1, 21, 59, tzinfo=UTC)
     assert last["available_at"] == datetime(2024, 3, 1, 22, 5, tzinfo=UTC)
     window = (friday.date(), tuesday.date())
-    checked = check(ohlcv("1m"), frame, now=NOW, window=window, symbols=["EURUSD"])
+    stored = frame.with_columns(session=pl.col("time").dt.date())  # the store's to say
+    checked = check(ohlcv("1m"), stored, now=NOW, window=window, symbols=["EURUSD"])
     assert checked.good.height == frame.height
     feed.rows["EUR/USD", "1HOUR"] = fx_minutes(friday, tuesday, timedelta(hours=1))
     hourly = source.bars([EURUSD], friday.date(), tuesday.date(), "1h").frame
