@@ -6,7 +6,7 @@ nothing. Cutting the work into runs and executing them is `backfill.py`'s.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from typing import Any
@@ -59,6 +59,10 @@ is kept before all of it is there, so that this is what a kill costs."""
 
 _SHORTEST_RUN = 366
 """No run of a long backfill is shorter, in days: a year of bars is one question anywhere."""
+
+_LITTLE_MORE = 1.5
+"""Times what a run of a year asks, that a longer one may: who is asked once per ticker, however
+long the range, is asked anew by every run, which costs more than a kill saves."""
 
 _ENOUGH_DAYS = 20
 _ENOUGH_ROWS = 2000
@@ -243,9 +247,11 @@ def estimate(
         table = store.tables[asset]
         rows, rows_from = _rows(store, table, one, work, averages)
         width = widths.get(table.table)
-        calls, asking_s = _cost(asking[asset], _windows(one, spans, days_per_run))
+        calls, asking_s = _cost(asking[asset], _windows(one, spans, days_per_run).values())
         computing_s = _seconds(asset, one.days.len(), rows)
-        scale = scales.get(asset, scales.get("", 1.0))
+        # Of who is asked at a pace: what was measured has the asking of another range in it.
+        own = "" if any(seconds_per_call(q.source) for q in asking[asset]) else asset
+        scale = scales.get(own, scales.get("", 1.0))
         work[asset] = replace(
             one,
             asked=(end - start).days,
@@ -256,8 +262,7 @@ def estimate(
             asking_s=asking_s,
             bytes=round(rows * (width or schema_width(table))),
             bytes_from="measured" if width else "schema",
-            # What was measured may have asking in it: the longer of the two, not their sum.
-            seconds=max(computing_s * scale, computing_s + asking_s),
+            seconds=computing_s * scale + asking_s,
         )
     known = "measured" if runs else "built-in"
     return Estimate(start, end, spans, work, known, runs, days_per_run)
@@ -438,12 +443,15 @@ def _averages(store: Store) -> dict[str, float]:
 def _covered(
     store: Store, table: TableSchema, days: pl.Series, symbols: Sequence[str] | None
 ) -> int:
-    """Days times the instruments that were in the universe then and that somebody collects; of
-    macro series, days."""
+    """Days times the instruments that were in the universe then and about whom somebody can be
+    asked; of macro series, days."""
+    if store.planner.why_off(table.asset):
+        return 0
     if not table.about_instruments:
         return days.len()
-    names = store.universe.providers(kind_of(table.asset))
-    chosen = map(store.universe.resolve, [n for n in names if symbols is None or n in symbols])
+    named = store.universe.providers(kind_of(table.asset))
+    on = [name for name, providers in named.items() if not store.off.keys() >= set(providers)]
+    chosen = map(store.universe.resolve, [n for n in on if symbols is None or n in symbols])
     return sum(
         days.filter(days.is_between(i.first_day, i.end_day or date.max, closed="left")).len()
         for i in chosen
@@ -520,13 +528,13 @@ def _asking(
 
 
 def _cost(
-    questions: Sequence[_Question], windows: Sequence[tuple[date, date]]
+    questions: Sequence[_Question], windows: Iterable[tuple[date, date]]
 ) -> tuple[int, float]:
     """Requests that the providers say they will make (one per instrument where they do not say),
     and how long these take at their pace."""
     calls, seconds = 0, 0.0
-    for question in questions:
-        for window in windows:
+    for window in windows:
+        for question in questions:
             some = calls_of(question.source, question.kind, question.instruments, *window)
             calls += some
             seconds += some * seconds_per_call(question.source)
@@ -535,9 +543,10 @@ def _cost(
 
 def _windows(
     one: Work, spans: Sequence[tuple[date, date]], days_per_run: int
-) -> list[tuple[date, date]]:
-    """What each run asks for; history of before the first day asked for comes with the first."""
-    found = []
+) -> dict[date, tuple[date, date]]:
+    """First day of each run -> what it asks for, where it asks; history of before the first day
+    asked for comes with the first."""
+    found = {}
     for number, (first, end) in enumerate(spans):
         step = timedelta(days=days_per_run or max((end - first).days, 1))
         begin = first
@@ -546,7 +555,7 @@ def _windows(
             some = one.days.filter(one.days.is_between(since, begin + step, closed="left"))
             some = some.filter(some < end)
             if some.len():
-                found.append((some[0], some[-1] + timedelta(days=1)))
+                found[begin] = (some[0], some[-1] + timedelta(days=1))
             begin += step
     return found
 
@@ -556,23 +565,20 @@ def _days_per_run(
     asking: Mapping[str, Sequence[_Question]],
     spans: Sequence[tuple[date, date]],
 ) -> int:
-    """The longest run that asks no longer than `ASKING_S`, or than a run of a year would.
-
-    Where a provider is asked as often for a year as for ten (one request per ticker), shorter runs
-    would ask ten times as often and lose no less.
-    """
+    """The longest run that asks no longer than `ASKING_S`, or little longer than a run of a year
+    would (`_LITTLE_MORE`)."""
     longest = max(((end - first).days for first, end in spans), default=0)
 
     def longest_asking(days: int) -> float:
-        costs: dict[int, float] = {}
+        costs: dict[date, float] = {}
         for name, questions in asking.items():
-            for number, window in enumerate(_windows(work[name], spans, days)):
-                costs[number] = costs.get(number, 0.0) + _cost(questions, [window])[1]
+            for run, window in _windows(work[name], spans, days).items():
+                costs[run] = costs.get(run, 0.0) + _cost(questions, [window])[1]
         return max(costs.values(), default=0.0)
 
     if longest <= _SHORTEST_RUN or not longest_asking(0):
         return 0
-    enough = max(ASKING_S, longest_asking(_SHORTEST_RUN))
+    enough = max(ASKING_S, _LITTLE_MORE * longest_asking(_SHORTEST_RUN))
     runs = 1
     while (days := -(-longest // runs)) > _SHORTEST_RUN:
         if longest_asking(days) <= enough:
@@ -608,10 +614,11 @@ def _seconds(asset: str, days: int, rows: int) -> float:
 
 def _scales(store: Store) -> tuple[dict[str, float], int]:
     """Asset -> how much longer than by the built-in rates its steps took lately; under the empty
-    name that of all together. And of how many runs that is known.
+    name that of all that is computed. And of how many runs that is known.
 
     The steps of a run follow each other in one process: each took from the write before it to its
-    own. Of the first one nobody noted the start.
+    own. Of the first one nobody noted the start. Steps of a few days, as schedules make a hundred
+    of every day, say nothing of what a day or a row costs.
     """
     reports = store.database.read_frame(
         f"""
@@ -623,11 +630,12 @@ def _scales(store: Store) -> tuple[dict[str, float], int]:
                     sum(input)::bigint AS rows
                 FROM write_reports
                 WHERE run_id IN (SELECT run_id FROM write_reports GROUP BY run_id
+                                 HAVING max(days) >= {_ENOUGH_DAYS}
                                  ORDER BY max(id) DESC LIMIT {_RUNS_LOOKED_AT})
                 GROUP BY run_id, asset, token
             ) steps
         ) ordered
-        WHERE before IS NOT NULL
+        WHERE before IS NOT NULL AND days >= {_ENOUGH_DAYS}
         """
     )
     if reports.is_empty():
@@ -637,5 +645,9 @@ def _scales(store: Store) -> tuple[dict[str, float], int]:
     ratio = reports.with_columns(ratio=pl.col("seconds") / pl.Series(expected))
     # The median: a step may have waited for another run, or for a person to close a laptop.
     by_asset = ratio.group_by("asset").agg(pl.col("ratio").median())
-    overall = float(ratio["ratio"].median())  # type: ignore[arg-type]
-    return {"": overall, **dict(by_asset.iter_rows())}, reports["run_id"].n_unique()
+    computed = [name for name, table in store.tables.items() if table.derived]
+    overall = ratio.filter(pl.col("asset").is_in(computed))["ratio"].median()
+    found: dict[str, float] = dict(by_asset.iter_rows())
+    if isinstance(overall, float):
+        found[""] = overall
+    return found, reports["run_id"].n_unique()

@@ -34,7 +34,7 @@ def sources(settings: Settings, universe: Universe) -> Mapping[str, Any]:
 
 resources.sources = sources
 # At their pace these would answer decades at once: runs as short as they get.
-estimate.ASKING_S = 0.0
+estimate.ASKING_S = estimate._LITTLE_MORE = 0.0
 
 if __name__ == "__main__":
     from feature_pipeline.cli import app

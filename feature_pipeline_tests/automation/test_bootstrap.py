@@ -11,12 +11,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 
+import polars as pl
 import psutil
 import pytest
 
 from feature_pipeline.automation import estimate as estimates
 from feature_pipeline.automation.backfill import runs_for
-from feature_pipeline.automation.estimate import Estimate, estimate
+from feature_pipeline.automation.estimate import Estimate, Work, estimate
 from feature_pipeline.resources import CREDENTIALS, code_versions, sources, store
 from feature_pipeline.settings import Settings
 from feature_pipeline.sources import Kind, seconds_per_call
@@ -193,9 +194,10 @@ def test_runs_are_as_long_as_a_kill_may_cost(new_place):
     found = outlook(place, quick, quick, Provider("c", 1.5, days=10))
     assert (found.turns, found.days_per_run) == (1, 0)
 
-    # Who is asked as often for a year as for ten is asked once.
-    found = outlook(place, Provider("a", 1000.0), none, none)
-    assert (found.days_per_run, found.work["ohlcv_1d"].calls) == (0, 3)
+    # Who is asked as often for a year as for ten is asked once, whoever is asked beside.
+    for beside in (none, Provider("b", 2.5, days=10)):
+        found = outlook(place, Provider("a", 1000.0), beside, none)
+        assert (found.days_per_run, found.turns) == (0, 1)
 
     # Nobody is asked over the network: nothing is cut, and runs may go side by side.
     found = outlook(place, none, none, none)
@@ -206,6 +208,20 @@ def test_runs_are_as_long_as_a_kill_may_cost(new_place):
     found = outlook(place, quick, quick, quick, days_per_run=500)
     assert (found.days_per_run, found.turns) == (500, 2)
     assert found.work["ohlcv_1d"].calls == 6
+
+
+def test_a_run_is_as_long_as_what_it_asks_itself():
+    """Not what others ask in their first runs, later."""
+    paced, years = Provider("a", 0.25, days=1), [START + timedelta(days=366 * n) for n in range(4)]
+    question = [estimates._Question(paced, "bars", ("A",))]
+    spans = ((years[0], years[3]),)
+
+    def work(first: date, end: date) -> dict[str, Work]:
+        return {f"{first}": Work(f"{first}", pl.date_range(first, end, closed="left", eager=True))}
+
+    both = work(years[0], years[1]) | work(years[2], years[3])
+    step = estimates._days_per_run(both, dict.fromkeys(both, question), spans)
+    assert step == 366 * 3 / 2, "the first year is in one run, the last one in the other"
 
 
 def test_whoever_is_asked_over_the_network_has_a_pace():

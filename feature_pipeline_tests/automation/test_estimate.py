@@ -21,6 +21,7 @@ from feature_pipeline.errors import MissingPartitionError
 from feature_pipeline.features.catalogue import TABLES
 from feature_pipeline.schemas import Input
 from feature_pipeline.sources import calls_of
+from feature_pipeline.sources.http import Limits
 from feature_pipeline.sources.sample import SampleSource
 from feature_pipeline.storage.store import Store
 from feature_pipeline.universe import Universe
@@ -271,28 +272,62 @@ def test_the_size_is_that_of_the_table_where_there_is_one(graph):
     assert schema_width(TABLES["ohlcv_1d"]) == pytest.approx(held / rows, rel=0.5)
 
 
+def report(graph: Graph, run: str, assets: tuple[str, ...], minutes: float, days: int) -> None:
+    """A run that wrote so many days of each asset, with so many minutes between two of them."""
+    with graph.store.database.connection() as connection:
+        for number, asset in enumerate(assets):
+            connection.execute(
+                "INSERT INTO write_reports (asset, source, run_id, token, first_day, last_day,"
+                " days, input, outside, written, unchanged, duplicate, unfinished, fenced,"
+                " quarantined, at) VALUES (%s, 'made', %s, 1, '2019-01-01', '2019-02-01', %s,"
+                " 100, 0, 100, 0, 0, 0, 0, 0, '2020-01-01'::timestamptz"
+                " + %s * interval '1 minute')",
+                [asset, run, days, number * minutes],
+            )
+
+
 def test_the_time_is_measured_by_past_runs(graph):
     built_in = outlook(graph)
     assert (built_in.seconds_from, built_in.runs) == ("built-in", 0)
-    with graph.store.database.connection() as connection:
-        for run in range(3):
-            for minute, asset in enumerate(("ohlcv_1d", "news", "indicators_1d")):
-                connection.execute(
-                    "INSERT INTO write_reports (asset, source, run_id, token, first_day, last_day,"
-                    " days, input, outside, written, unchanged, duplicate, unfinished, fenced,"
-                    " quarantined, at) VALUES (%s, 'made', %s, 1, '2019-01-01', '2019-01-10', 10,"
-                    " 100, 0, 100, 0, 0, 0, 0, 0, '2020-01-01'::timestamptz"
-                    " + %s * interval '1 minute')",
-                    [asset, f"run {run}", minute * (run + 1)],
-                )
+    for run in range(3):
+        report(graph, f"run {run}", ("ohlcv_1d", "news", "indicators_1d"), run + 1, 31)
     measured = outlook(graph)
     assert (measured.seconds_from, measured.runs) == ("measured", 3)
     # Two minutes for what the built-in rate says takes `expected` seconds: the middle of 1, 2, 3.
-    expected = estimate._seconds("news", 10, 100)
+    expected = estimate._seconds("news", 31, 100)
     slower = measured.work["news"].seconds / built_in.work["news"].seconds
     assert slower == pytest.approx(120 / expected, rel=0.01)
-    # What was never measured goes by all together.
-    assert measured.work["reddit"].seconds > 10 * built_in.work["reddit"].seconds
+    # What was never measured goes by what is computed.
+    expected = estimate._seconds("indicators_1d", 31, 100)
+    slower = measured.work["reddit"].seconds / built_in.work["reddit"].seconds
+    assert slower == pytest.approx(120 / expected, rel=0.01)
+
+    # Schedules have written since, a day each: nothing that a long range could go by.
+    for run in range(estimate._RUNS_LOOKED_AT + 1):
+        report(graph, f"tick {run}", ("news", "reddit", "sentiment_scores"), 10, 1)
+    again = outlook(graph)
+    assert (again.runs, again.seconds) == (3, pytest.approx(measured.seconds))
+
+
+def test_what_asking_takes_is_what_the_provider_says(graph):
+    """However long it was asked in a run of another length."""
+    graph.source.limits = Limits(requests=1, seconds=2.0)
+    asked = 2.0 * 4
+    cold = outlook(graph)
+    assert cold.work["news"].asking_s == asked
+    report(graph, "run", ("ohlcv_1d", "news", "indicators_1d"), 10, 31)
+    found = outlook(graph)
+    slower = 600 / estimate._seconds("indicators_1d", 31, 100)
+    for name in ("news", "reddit"):
+        computing = cold.work[name].seconds - asked
+        assert found.work[name].seconds == pytest.approx(computing * slower + asked)
+
+
+def test_nothing_is_expected_of_a_provider_that_is_off(graph):
+    graph.store.off = {graph.source.name: "made is off: set MADE to switch it on"}
+    found = outlook(graph)
+    for asset in ("news", "reddit", "corporate_actions", "macro_indicators", "sentiment_scores"):
+        assert (found.work[asset].rows, found.work[asset].pending) == (0, (END - START).days), asset
 
 
 def test_rows_of_events_go_by_what_was_written(graph):
