@@ -287,6 +287,17 @@ def _return(bars: int) -> Feature:
     )
 
 
+# Functions with names: declarations go to other processes.
+
+
+def _volatility_of(bars: int, of: Timeframe) -> Callable[[], pl.Expr]:
+    return partial(ex.volatility, bars, per_year=of.bars_per_year)
+
+
+def _clipped_log_return_of(of: Timeframe) -> Callable[[], pl.Expr]:
+    return partial(ex.clipped_log_return, of.log_return_limit)
+
+
 def _volatility(bars: int) -> Feature:
     return Feature(
         name=f"volatility_{bars}d",
@@ -299,7 +310,7 @@ def _volatility(bars: int) -> Feature:
         intraday=Intraday(
             name=f"volatility_{bars}",
             description=f"Annualised standard deviation of the log total returns of {bars} bars.",
-            expression=lambda of: partial(ex.volatility, bars, per_year=of.bars_per_year),
+            expression=partial(_volatility_of, bars),
         ),
     )
 
@@ -494,7 +505,7 @@ _STATE = (
         intraday=Intraday(
             description="Log total return of the bar, clipped to ±c and divided by c: 0.3 % on 1m, "
             "0.7 % on 5m, 2 % on 1h.",
-            expression=lambda of: partial(ex.clipped_log_return, of.log_return_limit),
+            expression=_clipped_log_return_of,
         ),
     ),
     _field(

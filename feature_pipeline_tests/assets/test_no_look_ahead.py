@@ -178,9 +178,12 @@ def test_a_leak_would_be_noticed(futures, monkeypatch, leak):
 
     *graphs, moment = futures
     honest = state_vectors.compute_state_vectors
-    monkeypatch.setattr(
-        state_vectors, "compute_state_vectors", lambda *frames: honest(*leak(*frames))
-    )
+
+    def leaking(*asked):
+        *frames, timeframe = asked
+        return honest(*leak(*frames), timeframe)
+
+    monkeypatch.setattr(state_vectors, "compute_state_vectors", leaking)
     for graph in graphs:
         graph.run(assets=["state_vectors_1d"], versions={"state_vectors_1d": leak.__name__})
     with pytest.raises(AssertionError, match="state_vectors_1d"):
