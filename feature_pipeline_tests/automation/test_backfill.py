@@ -217,6 +217,14 @@ def command(place: Place, after: str) -> Iterator[subprocess.Popen]:
             process.kill()
 
 
+@contextmanager
+def held_up(place: Place, table: str) -> Iterator[None]:
+    """Nobody writes that table meanwhile: a run comes as far, and is not over before it is hit."""
+    with psycopg.connect(place.url) as link:
+        link.execute(f"LOCK TABLE {table} IN SHARE MODE")
+        yield
+
+
 def written(place: Place, asset: str) -> bool:
     """Whether anything of the asset is."""
     with psycopg.connect(place.url) as link:
@@ -271,13 +279,13 @@ def test_told_to_stop_it_cancels_its_run(new_place, monkeypatch):
 
 def test_cancelled_then_killed_the_same_command_writes_the_rest(new_place, whole, monkeypatch):
     place = new_place()
-    with command(place, after="reddit") as process:
+    with held_up(place, "indicators_1d"), command(place, after="ohlcv_1d") as process:
         stop(process, signal.SIGINT, 130)
     cancelled, left = ledger(place), place.outlook()
     assert cancelled.height > 0
     assert left.partitions > 0
 
-    with command(place, after="indicators_1d") as process:
+    with held_up(place, "features_1d"), command(place, after="indicators_1d") as process:
         alive = workers(process.pid)
         assert len(alive) == 1
         process.send_signal(signal.SIGKILL)
