@@ -29,6 +29,19 @@ Timeframe = Annotated[
     ),
 ]
 
+AsOf = Annotated[
+    str, typer.Option("--as-of", help="Only what was available by then; default: now.")
+]
+
+AsKnownAt = Annotated[
+    str,
+    typer.Option(
+        "--as-known-at",
+        help="As this database held it then, corrections since undone; derived values are "
+        "computed again, from inputs as they were held, by the code as it is.",
+    ),
+]
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for other programs.")]
 
 

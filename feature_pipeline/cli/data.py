@@ -9,6 +9,8 @@ import typer
 
 from feature_pipeline.cli import complete
 from feature_pipeline.cli.common import (
+    AsKnownAt,
+    AsOf,
     Json,
     Timeframe,
     console,
@@ -118,17 +120,8 @@ def get(
             show_default=False,
         ),
     ],
-    as_of: Annotated[
-        str, typer.Option("--as-of", help="Only what was available by then; default: now.")
-    ] = "",
-    as_known_at: Annotated[
-        str,
-        typer.Option(
-            "--as-known-at",
-            help="As this database held it then, corrections since undone; derived values are "
-            "computed again, from inputs as they were held, by the code as it is.",
-        ),
-    ] = "",
+    as_of: AsOf = "",
+    as_known_at: AsKnownAt = "",
     start: Annotated[str, typer.Option(help="A series: its first UTC day, YYYY-MM-DD.")] = "",
     end: Annotated[str, typer.Option(help="A series: its last UTC day, included.")] = "",
     timeframe: Timeframe = DAILY,

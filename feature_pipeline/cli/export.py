@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from feature_pipeline.cli import complete
-from feature_pipeline.cli.common import Json, console, days, moment, opened, print_json, symbols_in
+from feature_pipeline.cli.common import (
+    AsKnownAt,
+    AsOf,
+    Json,
+    console,
+    days,
+    moment,
+    opened,
+    print_json,
+    symbols_in,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -39,17 +49,8 @@ def export(
     ] = "",
     start: Annotated[str, typer.Option(help="The first UTC day, YYYY-MM-DD.")] = "",
     end: Annotated[str, typer.Option(help="The last UTC day, included.")] = "",
-    as_of: Annotated[
-        str, typer.Option("--as-of", help="Only what was available by then; default: now.")
-    ] = "",
-    as_known_at: Annotated[
-        str,
-        typer.Option(
-            "--as-known-at",
-            help="As this database held it then, corrections since undone; derived values are "
-            "computed again, from inputs as they were held, by the code as it is.",
-        ),
-    ] = "",
+    as_of: AsOf = "",
+    as_known_at: AsKnownAt = "",
     prune: Annotated[
         bool, typer.Option("--prune", help="Remove files that are not asked for any more.")
     ] = False,
