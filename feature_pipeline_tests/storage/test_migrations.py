@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from datetime import date
 
 import psycopg
 import pytest
+import sqlparse
 
 from feature_pipeline.errors import DatabaseError
 from feature_pipeline.features.catalogue import TABLES
@@ -23,12 +23,17 @@ from feature_pipeline.storage.migrations import migrate, pending
 
 NAMES = sorted(path.stem for path in migrations.SQL.glob("[0-9]*_*.sql"))
 
-# Dies in its nth exchange with the server: the statement is sent, its answer not awaited.
+# One process per exchange with the server, and each dies in it: the statement is sent, its answer
+# not awaited. What one left is where the next one starts; once a migration is through, they begin
+# with the first exchange again. Forks, and files that are parsed before them, since starting Python
+# and parsing SQL takes longer than all the rest. Prints the migrations that are still waiting, after
+# each death.
 DIE = """
-import os, signal, sys
+import gc, os, signal, sys
+import psycopg
 from feature_pipeline.storage import database, migrations
 
-left, wait = int(sys.argv[2]), database._Connection.wait
+url, wait, left = sys.argv[1], database._Connection.wait, 0
 
 def dying(self, gen, *args, **kwargs):
     global left
@@ -39,26 +44,59 @@ def dying(self, gen, *args, **kwargs):
     return wait(self, gen, *args, **kwargs)
 
 database._Connection.wait = dying
-migrations.migrate(sys.argv[1])
+parsed = migrations._migrations()
+for migration in parsed:
+    migration.load()
+migrations._migrations = lambda: parsed
+names = [migration.id for migration in parsed]
+watching = psycopg.connect(url, autocommit=True)
+gc.freeze()
+exchange, waiting = 1, names
+while True:
+    child = os.fork()
+    if child == 0:
+        left = exchange
+        migrations.migrate(url)
+        os._exit(0)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if status != -signal.SIGKILL:
+        sys.exit(status)
+    there = watching.execute("SELECT to_regclass('_yoyo_migration')").fetchone() != (None,)
+    applied = set(watching.execute("SELECT migration_id FROM _yoyo_migration") if there else ())
+    still = [name for name in names if (name,) not in applied]
+    exchange = exchange + 1 if still == waiting else 1
+    waiting = still
+    print(*waiting, flush=True)
 """
 
 
 def contents(url: str) -> dict[str, list[tuple[object, ...]]]:
     """Everything that a migration makes, in a form that can be compared."""
-    here = "relnamespace = 'public'::regnamespace"
+    ours = "('public', 'trading', 'config', 'audit')"
+    here = f"relnamespace::regnamespace::text IN {ours}"
     questions = {
-        "columns": "SELECT c.relname, a.attnum, a.attname, format_type(a.atttypid, a.atttypmod),"
-        " a.attnotnull, a.attidentity, pg_get_expr(d.adbin, d.adrelid) FROM pg_class c"
-        " JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0"
+        "columns": "SELECT c.oid::regclass::text, c.relkind, a.attname,"
+        " format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attidentity,"
+        " pg_get_expr(d.adbin, d.adrelid), col_description(c.oid, a.attnum) FROM pg_class c"
+        " JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped"
         " LEFT JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum"
-        f" WHERE c.relkind IN ('r', 'v') AND c.{here} ORDER BY 1, 2",
-        "constraints": "SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint"
-        " WHERE connamespace = 'public'::regnamespace ORDER BY 1, 2",
-        "indexes": "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'"
+        f" WHERE c.relkind IN ('r', 'p', 'v') AND c.{here} ORDER BY 1, a.attnum",
+        "partitions": "SELECT oid::regclass::text, pg_get_expr(relpartbound, oid) FROM pg_class"
+        f" WHERE relispartition AND {here} ORDER BY 1",
+        "constraints": "SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid)"
+        f" FROM pg_constraint WHERE connamespace::regnamespace::text IN {ours} ORDER BY 1, 2",
+        "indexes": f"SELECT indexdef FROM pg_indexes WHERE schemaname IN {ours} ORDER BY 1",
+        "views": "SELECT schemaname, viewname, definition FROM pg_views"
+        f" WHERE schemaname IN {ours} ORDER BY 1, 2",
+        "routines": "SELECT oid::regprocedure::text, pg_get_functiondef(oid) FROM pg_proc"
+        f" WHERE pronamespace::regnamespace::text IN {ours} AND prokind <> 'a' ORDER BY 1",
+        "triggers": "SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE NOT tgisinternal"
         " ORDER BY 1",
-        "views": "SELECT viewname, definition FROM pg_views WHERE schemaname = 'public' ORDER BY 1",
-        "sequences": "SELECT sequencename, data_type::text, cache_size, last_value"
-        " FROM pg_sequences ORDER BY 1",
+        "sequences": "SELECT schemaname, sequencename, data_type::text, cache_size, last_value"
+        " FROM pg_sequences ORDER BY 1, 2",
+        "privileges": f"SELECT oid::regclass::text, relacl::text FROM pg_class WHERE {here}"
+        " ORDER BY 1",
+        "policies": "SELECT * FROM storage_policies ORDER BY 1",
         "applied": "SELECT migration_id FROM _yoyo_migration ORDER BY 1",
     }
     with psycopg.connect(url) as connection:
@@ -244,34 +282,129 @@ def test_a_migration_that_does_not_end_is_named(
     assert migrate(database_url) == NAMES
 
 
-def dies(url: str, exchange: int) -> bool:
-    """Whether migrating was killed in that exchange; false: it was done before."""
+def statements() -> int:
+    """How many statements the migrations have."""
+    return sum(
+        len(sqlparse.split((migrations.SQL / f"{name}.sql").read_text("utf-8"))) for name in NAMES
+    )
+
+
+def test_killed_in_each_statement_and_run_again_is_as_if_never_killed(
+    database_url: str, migrated_database_url: str
+) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", DIE, url, str(exchange)],
+        [sys.executable, "-c", DIE, database_url],
         capture_output=True,
         text=True,
         check=False,
         cwd=migrations.SQL.parent,
     )
-    assert done.returncode in (0, -signal.SIGKILL), done.stderr
-    return done.returncode != 0
+    assert done.returncode == 0, done.stderr
+    left = [line.split() for line in done.stdout.splitlines()]
+    assert all(waiting == NAMES[len(NAMES) - len(waiting) :] for waiting in left)
+    assert len(left) > statements()
+    assert pending(database_url) == []
+    assert contents(database_url) == contents(migrated_database_url)
 
 
-def test_killed_anywhere_and_run_again_is_as_if_never_killed(
+def plain_row(connection: psycopg.Connection, table: str, number: int) -> None:
+    """One row into a table, by the types of its columns and what its constraints ask for."""
+    by_type = {
+        "text": f"x{number}",
+        "character varying": f"x{number}",
+        "double precision": number / 100,
+        "numeric": number,
+        "bigint": number,
+        "integer": number,
+        "boolean": number % 2 == 0,
+        "timestamp with time zone": f"2020-01-{number:02} 01:00+00",
+        "date": f"2020-01-{number:02}",
+        "ARRAY": [f"x{number}"],
+        "jsonb": "{}",
+        "bytea": bytes([number]) * 32,
+        "uuid": f"{number:032}",
+    }
+    allowed = {
+        "availability_basis": "assumed",
+        "channel": "news",
+        "kind": "split",
+        "order_type": "limit",
+        "label": "neutral",
+        "regime": "trend",
+        "acquired_disposed": "A",
+        "side": "buy",
+        "broker": "ibkr",
+        "severity": "info",
+        "regime_filter": ["trend"],
+    }
+    statuses = {"partition_ledger": "written", "partition_exceptions": "failed"}
+    columns = connection.execute(
+        "SELECT column_name, data_type FROM information_schema.columns"
+        " WHERE table_schema || '.' || table_name = %s AND is_generated = 'NEVER'"
+        " AND is_identity = 'NO' AND (is_nullable = 'NO' OR column_default IS NULL)",
+        [table],
+    ).fetchall()
+    row = {name: allowed.get(name, by_type[kind]) for name, kind in columns}
+    if "status" in row:
+        row["status"] = statuses.get(table.removeprefix("public."), "filled")
+    connection.execute(
+        f"INSERT INTO {table} ({', '.join(row)}) VALUES ({', '.join(['%s'] * len(row))})"
+        " ON CONFLICT DO NOTHING",
+        list(row.values()),
+    )
+
+
+def data_tables(connection: psycopg.Connection) -> list[str]:
+    """Tables that hold rows, of whatever schema, but yoyo's own and those that migrations fill."""
+    return [
+        name
+        for (name,) in connection.execute(
+            "SELECT relnamespace::regnamespace || '.' || relname FROM pg_class"
+            " WHERE relkind IN ('r', 'p') AND NOT relispartition"
+            " AND relnamespace::regnamespace::text IN ('public', 'trading', 'config', 'audit')"
+            " AND relname NOT LIKE '%yoyo%' AND relname <> 'storage_policies' ORDER BY 1"
+        )
+    ]
+
+
+def rows_by_table(connection: psycopg.Connection) -> dict[str, list[dict[str, object]]]:
+    return {
+        name: [row for (row,) in connection.execute(f"SELECT to_jsonb(t) FROM {name} AS t")]
+        for name in data_tables(connection)
+    }
+
+
+def assert_holds(
+    now: dict[str, list[dict[str, object]]], before: dict[str, list[dict[str, object]]]
+) -> None:
+    """Each earlier row is there, as it was; it may have got more columns."""
+    for table, rows in before.items():
+        for row in rows:
+            assert any(row == {name: held.get(name) for name in row} for held in now[table]), row
+
+
+def test_rows_of_every_earlier_version_arrive_at_the_newest(
     database_url: str, migrated_database_url: str
 ) -> None:
-    # The same database is killed again and again, ever later: what one kill left is where the
-    # next one starts.
-    kills = 0
-    for exchange in (3, 5, 8, 12, 17, 23, 30, 41, 200):
-        if not dies(database_url, exchange):
-            break
-        kills += 1
-        names = pending(database_url)
-        assert names == NAMES[len(NAMES) - len(names) :]
-    assert kills >= 7
-    migrate(database_url)
-    assert contents(database_url) == contents(migrated_database_url)
+    # A row into each table at each version: those of the first pass through all later migrations,
+    # those of the second through all but one, ...
+    before: dict[str, list[dict[str, object]]] = {}
+    with migrations._session(database_url) as connection:
+        backend = migrations._Backend(connection)
+        for number, migration in enumerate(backend.to_apply(migrations._migrations()), start=1):
+            backend.apply_one(migration)
+            assert_holds(rows_by_table(connection), before)
+            for table in data_tables(connection):
+                plain_row(connection, table, number)
+            before = rows_by_table(connection)
+            assert all(before.values())
+    assert len(before["public.ohlcv_1d"]) == len(NAMES)
+    assert migrate(database_url) == []
+    with psycopg.connect(database_url) as connection:
+        assert rows_by_table(connection) == before
+    head, fresh = contents(database_url), contents(migrated_database_url)
+    del head["sequences"], fresh["sequences"]
+    assert head == fresh
 
 
 def test_errors_name_the_database_and_not_the_password(database_url: str) -> None:
