@@ -16,6 +16,7 @@ import redis
 
 from feature_pipeline.stack.postgres import EmbeddedPostgres, root_side
 from feature_pipeline.stack.redis import EmbeddedRedis
+from feature_pipeline_tests import TIMESCALEDB_VARIABLE
 from feature_pipeline_tests.assets.graphs import (  # noqa: F401
     new_database,
     new_graph,
@@ -35,8 +36,6 @@ for _name in [name for name in os.environ if name.startswith("FEATURE_PIPELINE_"
 # and what we start would inherit it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
-
-TIMESCALEDB_VARIABLE = "FEATURE_PIPELINE_TEST_TIMESCALEDB_URL"
 
 
 @pytest.fixture

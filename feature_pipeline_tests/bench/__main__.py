@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from datetime import date
 from itertools import chain
 from pathlib import Path
@@ -23,6 +24,7 @@ from feature_pipeline.settings import Settings
 from feature_pipeline.stack.stack import Stack
 from feature_pipeline.storage.migrations import migrate
 from feature_pipeline.timeframes import DAILY
+from feature_pipeline_tests import TIMESCALEDB_VARIABLE
 from feature_pipeline_tests.bench import Row, publish, scale, storage, ui
 
 OUT = Path("bench.json")
@@ -110,6 +112,16 @@ def _slopes(stack: Stack) -> Iterator[Row]:
     yield Row("slope: its rows", minutes["rows"], "rows")
 
 
+def _timescaledb(_: Stack) -> Iterator[Row]:
+    """The same on TimescaleDB, and what compression saves, where the environment names a server."""
+    url = os.environ.get(TIMESCALEDB_VARIABLE)
+    if not url:
+        Console().print(f"  timescaledb: {TIMESCALEDB_VARIABLE} is not set, nothing to measure on")
+        return
+    for row in chain(scale.compression(url), scale.run(url)):
+        yield replace(row, name=f"TimescaleDB: {row.name}")
+
+
 def _backfill(stack: Stack, symbols: int, years: int, timeframe: str = DAILY) -> dict[str, float]:
     """A backfill up to the end of 2017 in a database and a process of its own: see `graph.main`.
 
@@ -136,6 +148,7 @@ PARTS: Mapping[str, Callable[[Stack], Iterator[Row]]] = {
     "ui": lambda _: ui.run(),
     "slopes": _slopes,
     "scale": lambda stack: scale.run(stack.database_url),
+    "timescaledb": _timescaledb,
 }
 """The benchmarks by name, in the order in which they run."""
 

@@ -54,7 +54,7 @@ def write_bars(
 ) -> tuple[float, float]:
     """Seconds to write bars of days [start, end) through the store, and of one raw COPY of them."""
     types = {c.name: c.sql_type for c in TABLES["ohlcv_1d"].columns}
-    audited = answer.frame.with_columns(recorded_at=pl.col("available_at"), run_id=pl.lit("bench"))
+    rows = audited(answer.frame)
 
     def empty() -> None:
         with store.database.connection() as connection:
@@ -64,7 +64,7 @@ def write_bars(
         empty()
 
         def write() -> None:
-            with _plan(store, "ohlcv_1d", days) as plan:
+            with planned(store, "ohlcv_1d", days) as plan:
                 report = store.write(plan, {"synthetic": answer})
             if report.written != answer.frame.height:
                 raise RuntimeError(f"the bench wrote {report.counts()}")
@@ -76,7 +76,7 @@ def write_bars(
 
         def write() -> None:
             with store.database.connection() as connection:
-                copy_in(connection, "ohlcv_1d", audited.columns, audited, types)
+                copy_in(connection, "ohlcv_1d", rows.columns, rows, types)
 
         return write
 
@@ -87,12 +87,6 @@ def write_bars(
 
 
 def _read(store: Store, answer: Fetched) -> Row:
-    url = store.database._conninfo
-    info = psycopg.conninfo.conninfo_to_dict(url)
-    address = (
-        f"postgresql://{info['user']}:{info['password']}@{info['host']}:{info['port']}"
-        f"/{info['dbname']}"
-    )
     table = TABLES["ohlcv_1d"]
     needed = next(n for n in TABLES["indicators_1d"].inputs if n.asset == "ohlcv_1d")
     names = ["symbol", "time", "available_at", "availability_basis", *needed.columns]
@@ -107,7 +101,7 @@ def _read(store: Store, answer: Fetched) -> Row:
         return lambda: store.load(plan, needed)
 
     def peer() -> Callable[[], object]:
-        return lambda: connectorx.read_sql(address, query, return_type="polars")
+        return lambda: connectorx.read_sql(address(store.database), query, return_type="polars")
 
     mine, floor = in_turns(TURNS, ours, peer)
     rows = answer.frame.height
@@ -121,8 +115,21 @@ def _read(store: Store, answer: Fetched) -> Row:
     )
 
 
+def address(database: Database) -> str:
+    """Of a database, as connectorx takes it."""
+    info = psycopg.conninfo.conninfo_to_dict(database._conninfo)
+    who = ":".join(str(info[part]) for part in ("user", "password") if part in info)
+    return f"postgresql://{who}@{info['host']}:{info['port']}/{info['dbname']}"
+
+
+def audited(bars: pl.DataFrame) -> pl.DataFrame:
+    """Bars with what a writer notes down of each row."""
+    return bars.with_columns(recorded_at=pl.col("available_at"), run_id=pl.lit("bench"))
+
+
 @contextmanager
-def _plan(store: Store, asset: str, days: tuple[date, date]) -> Iterator[WritePlan]:
+def planned(store: Store, asset: str, days: tuple[date, date]) -> Iterator[WritePlan]:
+    """What a run does before it writes; nothing stays announced."""
     plan = store.plan(asset, *days, run_id="bench", code_version="bench")
     try:
         yield plan

@@ -26,8 +26,8 @@ NAMES = sorted(path.stem for path in migrations.SQL.glob("[0-9]*_*.sql"))
 # One process per exchange with the server, and each dies in it: the statement is sent, its answer
 # not awaited. What one left is where the next one starts; once a migration is through, they begin
 # with the first exchange again. Forks, and files that are parsed before them, since starting Python
-# and parsing SQL takes longer than all the rest. Prints the migrations that are still waiting, after
-# each death.
+# and parsing SQL takes longer than all the rest. After each death it prints the migrations that
+# are still waiting.
 DIE = """
 import gc, os, signal, sys
 import psycopg
