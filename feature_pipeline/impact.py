@@ -21,10 +21,11 @@ from pathlib import Path
 import polars as pl
 
 from feature_pipeline.errors import FeatureError
-from feature_pipeline.features.catalogue import TABLES, code_version, definitions
+from feature_pipeline.features.catalogue import ALL_TABLES, code_version, definitions
 from feature_pipeline.features.comparison import Change, compare
 from feature_pipeline.storage import deployed, migrations
 from feature_pipeline.storage.database import Database
+from feature_pipeline.timeframes import TIMEFRAMES, of
 
 ROOT = Path(__file__).parents[1]
 
@@ -88,7 +89,8 @@ def against_database(database: Database, database_url: str, versions: Mapping[st
     Raises:
         DatabaseError: it cannot be reached, or was never migrated.
     """
-    derived = [table for table in TABLES.values() if table.derived]
+    derived = [ALL_TABLES[asset] for asset in versions if ALL_TABLES[asset].derived]
+    timeframes = [name for name in TIMEFRAMES if any(of(asset) == name for asset in versions)]
     held = deployed.columns(database, [table.table for table in derived])
     missing = [f"{t.table}.{n}" for t in derived for n in t.names if n not in held[t.table]]
     unknown = [
@@ -100,7 +102,7 @@ def against_database(database: Database, database_url: str, versions: Mapping[st
     written = deployed.code_versions(database)
     return Impact(
         against="the database",
-        changes=compare(deployed.registered(database), definitions()),
+        changes=compare(_only(deployed.registered(database), timeframes), definitions(timeframes)),
         missing=missing,
         unknown=unknown,
         migrations=migrations.pending(database_url),
@@ -136,16 +138,25 @@ def _impact(asset: str, version: str, written: pl.DataFrame) -> AssetImpact:
     )
 
 
+# Before there were other timeframes, the catalogue had nothing to say which of them.
 _ASK = """
 import json
-from feature_pipeline.features.catalogue import TABLES, code_version, definitions
-print(json.dumps({"definitions": definitions().to_dicts(),
-                  "versions": {asset: code_version(asset) for asset in TABLES}}))
+from feature_pipeline.features import catalogue
+of = getattr(catalogue, "TIMEFRAMES", None)
+tables = catalogue.ALL_TABLES if of else catalogue.TABLES
+rows = catalogue.definitions(of) if of else catalogue.definitions()
+print(json.dumps({"definitions": rows.to_dicts(),
+                  "versions": {asset: catalogue.code_version(asset) for asset in tables}}))
 """
 
 
-def against_commit(ref: str, root: Path = ROOT) -> Impact:
+def against_commit(ref: str, timeframes: Sequence[str], root: Path = ROOT) -> Impact:
     """Compare with the catalogue of a commit, by importing the package as it was then.
+
+    Args:
+        ref: which commit.
+        timeframes: whose features.
+        root: the checkout.
 
     Raises:
         FeatureError: there is no such commit, or its catalogue cannot be read.
@@ -166,16 +177,24 @@ def against_commit(ref: str, root: Path = ROOT) -> Impact:
         why = (done.stderr.strip() or "it said nothing").splitlines()[-1]
         raise FeatureError(f"the catalogue of {ref} cannot be read: {why}")
     then = json.loads(done.stdout)
-    before = pl.DataFrame(then["definitions"], schema=definitions().schema)
+    now = definitions(timeframes)
+    before = pl.DataFrame(then["definitions"], schema=now.schema)
     return Impact(
         against=ref,
-        changes=compare(before, definitions()),
+        changes=compare(_only(before, timeframes), now),
         assets=[
             AssetImpact(asset, code_version(asset), (then["versions"][asset],))
-            for asset, table in TABLES.items()
-            if table.derived and then["versions"].get(asset) not in (None, code_version(asset))
+            for asset, table in ALL_TABLES.items()
+            if table.derived
+            and of(asset) in (None, *timeframes)
+            and then["versions"].get(asset) not in (None, code_version(asset))
         ],
     )
+
+
+def _only(rows: pl.DataFrame, timeframes: Sequence[str]) -> pl.DataFrame:
+    """The registry's rows of some timeframes."""
+    return rows.filter(pl.col("source_table").str.split("_").list.last().is_in(timeframes))
 
 
 def _git(root: Path, *words: str) -> bytes:

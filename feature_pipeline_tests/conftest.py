@@ -21,6 +21,8 @@ from feature_pipeline_tests.assets.graphs import (  # noqa: F401
     new_database,
     new_graph,
     new_ran,
+    new_timescaledb_database,
+    on,
     ran,
     universe,
     world,

@@ -1,7 +1,8 @@
 """What Tab completes: symbols, features, assets, ids in quarantine, names of logs.
 
-A shell waits for every answer: nothing heavy is imported, no server is asked. Symbols are read from
-universe.yaml, tables and their columns from the migrations. Whatever goes wrong completes nothing.
+A shell waits for every answer: nothing heavy is imported, no server is asked. Symbols and
+timeframes are read from universe.yaml, tables and their columns from the migrations. Whatever goes
+wrong completes nothing.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 _PACKAGE = Path(__file__).parents[1]
 _SQL = _PACKAGE.parent / "sql"
@@ -19,8 +21,7 @@ _BESIDE = {"position_reconciliation"}
 """Tables that no command of the graph's fills."""
 _BY_BAR = re.compile(r"PRIMARY KEY \(symbol, time\)")
 _TABLE = re.compile(r"CREATE TABLE (\w+) \((.*?)\n\);", re.DOTALL)
-_INTRADAY = re.compile(r"_(1m|5m|1h)(_history)?$")
-"""Tables of other bars are named as those of daily ones, and are not completed."""
+_BARS_OF = re.compile(r"_(1m|5m|1h|1d)(_history)?$")
 _COLUMN = re.compile(r"^    ([a-z]\w*)\s", re.MULTILINE)
 _ALTER = re.compile(r"ALTER TABLE (\w+)(.*?);", re.DOTALL)
 _ADDED = re.compile(r"ADD COLUMN(?: IF NOT EXISTS)? (\w+)")
@@ -44,11 +45,7 @@ def _quiet(found: Callable[[str], Iterable[str]]) -> Callable[[str], list[str]]:
 @_quiet
 def symbols(_: str) -> Iterator[str]:
     """The ids of universe.yaml, and the symbols that they have had."""
-    import yaml
-
-    path = os.environ.get("FEATURE_PIPELINE_UNIVERSE") or _PACKAGE / "universe.yaml"
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    entries = yaml.load(Path(path).read_text(encoding="utf-8"), loader)["instruments"]  # noqa: S506
+    entries = _universe()["instruments"]
     names = [e["id"] for e in entries]
     names += [listing["symbol"] for e in entries for listing in e["symbols"]]
     yield from dict.fromkeys(map(str, names))
@@ -84,15 +81,33 @@ def columns() -> dict[str, list[str]]:
     }
 
 
+def _universe() -> dict[str, Any]:
+    import yaml
+
+    path = os.environ.get("FEATURE_PIPELINE_UNIVERSE") or _PACKAGE / "universe.yaml"
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return yaml.load(Path(path).read_text(encoding="utf-8"), loader)  # noqa: S506
+
+
+def _timeframes() -> list[str]:
+    """Those of universe.yaml; daily bars where it cannot be read."""
+    try:
+        return [*_universe().get("timeframes", ()), "1d"]
+    except Exception:  # columns are completed nevertheless
+        return ["1d"]
+
+
 def _tables() -> dict[str, tuple[list[str], bool]]:
     """Tables of data: their columns, and whether they have a row per bar."""
     found: dict[str, tuple[list[str], bool]] = {}
+    there = _timeframes()
     for path in sorted(_SQL.glob("[0-9]*.sql")):
         text = path.read_text(encoding="utf-8")
         for table, body in _TABLE.findall(text):
             names = _COLUMN.findall(body)
-            daily = table not in _BESIDE and not _INTRADAY.search(table)
-            if "available_at" in names and daily:
+            length = _BARS_OF.search(table)
+            shown = table not in _BESIDE and (length is None or length[1] in there)
+            if "available_at" in names and shown:
                 found[table] = names, bool(_BY_BAR.search(body))
         for table, changes in _ALTER.findall(text):
             if table in found:

@@ -14,13 +14,16 @@ from feature_pipeline.cli.common import (
     AsKnownAt,
     AsOf,
     Json,
+    Timeframe,
     console,
     days,
     moment,
     opened,
     print_json,
     symbols_in,
+    tables_of,
 )
+from feature_pipeline.timeframes import DAILY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -38,7 +41,7 @@ def export(
         list[str] | None,
         typer.Argument(
             help="Names as `get` takes them, or whole tables; default: indicators, features, "
-            "regime and state vector of daily bars.",
+            "regime and state vector of the timeframe.",
             autocompletion=complete.features,
             metavar="FEATURE",
             show_default=False,
@@ -51,6 +54,7 @@ def export(
     end: Annotated[str, typer.Option(help="The last UTC day, included.")] = "",
     as_of: AsOf = "",
     as_known_at: AsKnownAt = "",
+    timeframe: Timeframe = DAILY,
     prune: Annotated[
         bool, typer.Option("--prune", help="Remove files that are not asked for any more.")
     ] = False,
@@ -70,6 +74,7 @@ def export(
       feature-pipeline export train --symbols AAPL,MSFT --start 2012-01-01 --end 2012-12-31
       feature-pipeline export lab rsi_14 sma_20 ohlcv_1d.close regime --as-of 2012-06-14T15:00-04:00
       feature-pipeline export vectors state_vectors_1d --json
+      feature-pipeline export hours --timeframe 1h --start 2026-01-01
     """
     from feature_pipeline.resources import code_versions, scorer
     from feature_pipeline.serving import export as room
@@ -78,7 +83,8 @@ def export(
     from feature_pipeline.serving.lookup import Moment
 
     wanted = symbols_in(symbols)
-    places = room.places_of(features or room.USUAL)
+    tables = tables_of(timeframe)
+    places = room.places_of(features or room.usual(timeframe), tables, timeframe)
     asked = (moment(as_of, "--as-of"), moment(as_known_at, "--as-known-at"))
     at = Moment.of(*(a.at if a else None for a in asked))
     span = days(start, end)

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from feature_pipeline import timeframes
 from feature_pipeline.cli import complete
-from feature_pipeline.cli.common import Json, console, opened, print_json, settings
+from feature_pipeline.cli.common import Json, Timeframe, console, opened, print_json, settings
+from feature_pipeline.timeframes import DAILY, TIMEFRAMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -27,6 +29,7 @@ def list_(
         str, typer.Option(help="Only this asset's.", autocompletion=complete.assets)
     ] = "",
     category: Annotated[str, typer.Option(help="Only of this category.")] = "",
+    timeframe: Timeframe = DAILY,
     as_json: Json = False,
 ) -> None:
     """Every feature: where it is stored, its unit, how far back it looks, one sentence.
@@ -36,21 +39,20 @@ def list_(
       feature-pipeline features list
       feature-pipeline features list --asset indicators_1d
       feature-pipeline features list --category momentum --json | jq -r '.[].name'
+      feature-pipeline features list --timeframe 1h
     """
     from feature_pipeline.errors import FeatureError
-    from feature_pipeline.features.catalogue import DECLARED
+    from feature_pipeline.features.catalogue import ALL_DECLARED, declared
 
-    if asset and asset not in DECLARED:
-        raise FeatureError(f"{asset} has no features; {', '.join(DECLARED)} have")
-    every = [(of, feature) for of, found in DECLARED.items() for feature in found]
+    there = declared(_known(timeframe))
+    if asset and asset not in ALL_DECLARED:
+        raise FeatureError(f"{asset} has no features; {', '.join(there)} have")
+    shown = {asset: ALL_DECLARED[asset]} if asset else there
+    every = [(of, feature) for of, found in shown.items() for feature in found]
     categories = sorted({feature.category for _, feature in every})
     if category and category not in categories:
         raise FeatureError(f"there is no category {category!r}; there is {', '.join(categories)}")
-    wanted = [
-        (of, feature)
-        for of, feature in every
-        if asset in ("", of) and category in ("", feature.category)
-    ]
+    wanted = [(of, feature) for of, feature in every if category in ("", feature.category)]
     if as_json:
         print_json([_brief(of, feature) for of, feature in wanted])
         return
@@ -58,6 +60,17 @@ def list_(
     for of in dict.fromkeys(of for of, _ in wanted):
         out.print(_listed(of, [feature for holder, feature in wanted if holder == of]))
         out.print()
+
+
+def _known(timeframe: str) -> str:
+    """The catalogue knows every timeframe, whether or not universe.yaml has it."""
+    from feature_pipeline.errors import FeatureError
+
+    if timeframe not in TIMEFRAMES:
+        raise FeatureError(
+            f"there is no timeframe {timeframe!r}; there are {', '.join(TIMEFRAMES)}"
+        )
+    return timeframe
 
 
 def _listed(asset: str, features: Sequence[Feature]) -> Any:
@@ -95,6 +108,7 @@ def show(
             help="A feature, or its column.", autocompletion=complete.features, show_default=False
         ),
     ],
+    timeframe: Timeframe = DAILY,
     as_json: Json = False,
 ) -> None:
     """A feature's declaration, its expression, what it reads and what depends on it.
@@ -106,7 +120,7 @@ def show(
       feature-pipeline features show atr_14
       feature-pipeline features show sma_ratio_50 --json | jq .dependents
     """
-    found = _declared(name)
+    found = _declared(name, _known(timeframe))
     found["stored"] = _stored(found["asset"])
     if as_json:
         print_json(found)
@@ -114,13 +128,13 @@ def show(
     _print_feature(console(), found)
 
 
-def _declared(name: str) -> dict[str, Any]:
+def _declared(name: str, timeframe: str) -> dict[str, Any]:
     import inspect
     from functools import partial
 
     from feature_pipeline.features.catalogue import code_version, dependents, find, touched
 
-    asset, feature = find(name)
+    asset, feature = find(name, timeframe)
     call = feature.expression
     function = call.func if isinstance(call, partial) else call
     return {
@@ -131,8 +145,8 @@ def _declared(name: str) -> dict[str, Any]:
         "inputs": [f"{of}.{column}" for of, names in feature.inputs.items() for column in names],
         "needs": list(feature.needs),
         "universe": feature.universe,
-        "dependents": [str(ref) for ref in dependents(feature.column)],
-        "stale_with_it": list(touched(feature.column)),
+        "dependents": [str(ref) for ref in dependents(feature.column, timeframe)],
+        "stale_with_it": list(touched(feature.column, timeframe)),
         "code_version": code_version(asset),
         "source": inspect.getsource(function).rstrip(),
     }
@@ -148,7 +162,10 @@ def _stored(asset: str) -> dict[str, Any] | str:
     try:
         held = store(Stack(settings()).attach().resolved_settings())
         with held.database:
-            return asdict(of_asset(held.database, asset, code_versions(held.universe)[asset]))
+            versions = code_versions(held.universe)
+            if asset not in versions:
+                return f"universe.yaml has no bars of {timeframes.of(asset)}"
+            return asdict(of_asset(held.database, asset, versions[asset]))
     except FeaturePipelineError as error:
         return str(error)
 
@@ -217,10 +234,10 @@ def diff(
       feature-pipeline features diff --json | jq '.assets[] | {asset, days, rows}'
     """
     from feature_pipeline.impact import against_commit, against_database
-    from feature_pipeline.resources import code_versions
+    from feature_pipeline.resources import code_versions, load_universe
 
     if against:
-        found = against_commit(against)
+        found = against_commit(against, load_universe(settings()).timeframes)
     else:
         with opened() as (current, held):
             assert current.database_url is not None

@@ -396,22 +396,22 @@ def column_inputs(asset: str) -> dict[str, tuple[ColumnRef, ...]]:
     return {name: across_tables(graph, ColumnRef(asset, name)) for name in names}
 
 
-def find(name: str) -> tuple[str, Feature]:
+def find(name: str, timeframe: str = DAILY) -> tuple[str, Feature]:
     """The asset and the declaration of a feature, by name (its newest version) or by column.
 
-    Of a name that several timeframes have, the daily one.
+    A name that several timeframes have is `timeframe`'s.
 
     Raises:
         FeatureError: nothing of that name is declared; names what comes close.
     """
     found = [
-        (asset in DECLARED, feature.version, asset, feature)
+        (timeframes.of(asset) == timeframe, feature.version, asset, feature)
         for asset, features in _every().items()
         for feature in features
         if name in (feature.name, feature.column)
     ]
     if not found:
-        known = [feature.name for features in DECLARED.values() for feature in features]
+        known = {feature.name for features in _every().values() for feature in features}
         close = get_close_matches(name, known, 3)
         hint = f"did you mean {' or '.join(close)}" if close else "feature-pipeline features list"
         raise FeatureError(f"there is no feature {name!r}; {hint}")
@@ -420,24 +420,26 @@ def find(name: str) -> tuple[str, Feature]:
     return asset, feature
 
 
-def dependents(name: str) -> tuple[ColumnRef, ...]:
-    """The columns that are computed from a feature, with any number of steps, in graph order.
+def dependents(name: str, timeframe: str = DAILY) -> tuple[ColumnRef, ...]:
+    """The columns that are computed from a feature, with any number of steps, in graph order; names
+    as `find` takes them.
 
     Raises:
         FeatureError: nothing of that name is declared.
     """
-    asset, feature = find(name)
+    asset, feature = find(name, timeframe)
     return following(_graph(), [ColumnRef(asset, feature.column)])
 
 
-def touched(name: str) -> tuple[str, ...]:
-    """The assets that a change of a feature makes stale: its own, and its dependents'.
+def touched(name: str, timeframe: str = DAILY) -> tuple[str, ...]:
+    """The assets that a change of a feature makes stale: its own, and its dependents'; names as
+    `find` takes them.
 
     Raises:
         FeatureError: nothing of that name is declared.
     """
-    asset, _ = find(name)
-    return tuple(dict.fromkeys([asset, *(ref.asset for ref in dependents(name))]))
+    asset, _ = find(name, timeframe)
+    return tuple(dict.fromkeys([asset, *(ref.asset for ref in dependents(name, timeframe))]))
 
 
 def code_version(
@@ -489,7 +491,7 @@ def over_universe(asset: str) -> bool:
     return not aggregates.isdisjoint(reached(graph, own))
 
 
-def definitions(of: Sequence[str] = (DAILY,)) -> pl.DataFrame:
+def definitions(of: Iterable[str] = TIMEFRAMES) -> pl.DataFrame:
     """The registry's rows, one per declared feature of some timeframes, in their tables' order.
 
     Columns: name, version, description, unit, category, source_table, column, computation (the
@@ -514,8 +516,8 @@ def definitions(of: Sequence[str] = (DAILY,)) -> pl.DataFrame:
                 "lookback_bars": feature.lookback_bars,
                 "lookback_days": feature.lookback_days,
             }
-            for table, features in ALL_DECLARED.items()
-            if timeframes.of(table) in of
+            for timeframe in of
+            for table, features in declared(timeframe).items()
             for feature in features
         ]
     )

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import polars as pl
 
 from feature_pipeline.features.catalogue import touched
+from feature_pipeline.timeframes import DAILY, of
 
 Kind = Literal["new", "changed", "removed", "reworded"]
 
@@ -62,16 +63,17 @@ def compare(before: pl.DataFrame, now: pl.DataFrame) -> list[Change]:
     return changes
 
 
-_Rows = dict[tuple[str, int], dict[str, Any]]
+_Rows = dict[tuple[str, str, int], dict[str, Any]]
 
 
 def _by_version(frame: pl.DataFrame) -> _Rows:
-    return {(row["name"], row["version"]): row for row in frame.to_dicts()}
+    return {(r["source_table"], r["name"], r["version"]): r for r in frame.to_dicts()}
 
 
 def _replaced(old: _Rows, new: _Rows, row: dict[str, Any]) -> dict[str, Any] | None:
     """The older version that a row stands for, where that one is gone."""
-    gone = [key for key in old if key[0] == row["name"] and key not in new]
+    same = (row["source_table"], row["name"])
+    gone = [key for key in old if key[:2] == same and key not in new]
     return old.pop(max(gone)) if gone else None
 
 
@@ -81,14 +83,15 @@ def _column(row: dict[str, Any]) -> str:
 
 def _compared(was: dict[str, Any] | None, row: dict[str, Any]) -> Iterator[Change]:
     column, asset = _column(row), row["source_table"]
+    stale = touched(column, of(asset) or DAILY)
     if was is None:
-        yield Change(row["name"], asset, column, "new", (), touched(column))
+        yield Change(row["name"], asset, column, "new", (), stale)
         return
     what = [*_differences(was, row, _VALUES)]
     if _column(was) != column:
         what.append(f"column {_column(was)} -> {column}")
     if what:
-        yield Change(row["name"], asset, column, "changed", tuple(what), touched(column))
+        yield Change(row["name"], asset, column, "changed", tuple(what), stale)
     elif words := tuple(_differences(was, row, _WORDS)):
         yield Change(row["name"], asset, column, "reworded", words, ())
 

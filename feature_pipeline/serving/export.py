@@ -25,12 +25,10 @@ from feature_pipeline.serving.lookup import available, moment_of, side_by_side
 from feature_pipeline.serving.names import Named, by_bar, every_name, resolve
 from feature_pipeline.storage.hashing import row_hashes
 from feature_pipeline.storage.store import Store
+from feature_pipeline.timeframes import DAILY
 
 if TYPE_CHECKING:
     from feature_pipeline.sources import Scorer
-
-USUAL = ("indicators_1d", "features_1d", "regime_predictions_1d", "state_vectors_1d")
-"""What is exported unless names say otherwise."""
 
 
 @dataclass
@@ -62,7 +60,15 @@ class Report:
     stale_days: Mapping[str, int] = field(default_factory=dict)
 
 
-def places_of(words: Sequence[str], tables: Mapping[str, TableSchema] = TABLES) -> list[Named]:
+def usual(timeframe: str = DAILY) -> tuple[str, ...]:
+    """The tables that are exported unless names say otherwise."""
+    derived = ("indicators", "features", "regime_predictions", "state_vectors")
+    return tuple(f"{name}_{timeframe}" for name in derived)
+
+
+def places_of(
+    words: Sequence[str], tables: Mapping[str, TableSchema] = TABLES, timeframe: str = DAILY
+) -> list[Named]:
     """The columns that words ask for: names as `resolve` takes them, or tables for all of theirs.
 
     Of a whole table a column has its own name where that is not ambiguous, else `table.column`.
@@ -74,9 +80,9 @@ def places_of(words: Sequence[str], tables: Mapping[str, TableSchema] = TABLES) 
     for word in words:
         if word in by_bar(tables):
             whole = (place for place in every_name(tables) if place.asset == word)
-            found |= {place.name: place for place in (_named(p, tables) for p in whole)}
+            found |= {place.name: place for place in (_named(p, tables, timeframe) for p in whole)}
         else:
-            found[word] = resolve(word, tables)
+            found[word] = resolve(word, tables, timeframe)
     lengths = sorted({place.asset.rpartition("_")[2] for place in found.values()})
     if len(lengths) > 1:
         raise FeatureError(
@@ -85,9 +91,9 @@ def places_of(words: Sequence[str], tables: Mapping[str, TableSchema] = TABLES) 
     return list(found.values())
 
 
-def _named(place: Named, tables: Mapping[str, TableSchema]) -> Named:
+def _named(place: Named, tables: Mapping[str, TableSchema], timeframe: str) -> Named:
     try:
-        plain = resolve(place.column, tables).path == place.path
+        plain = resolve(place.column, tables, timeframe).path == place.path
     except FeatureError:
         plain = False
     return replace(place, name=place.column if plain else place.path)

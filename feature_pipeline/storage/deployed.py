@@ -13,7 +13,7 @@ from feature_pipeline.storage.database import Database
 
 
 def registered(database: Database) -> pl.DataFrame:
-    """The registry's active rows, as the last `migrate` left them.
+    """The registry's active rows, as the last `migrate` left them, of every timeframe.
 
     Columns: name, version, description, unit, category, source_table, computation, dependencies,
     lookback_bars.

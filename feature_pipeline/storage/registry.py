@@ -20,8 +20,8 @@ def sync(
 
     Args:
         database: a migrated one.
-        definitions: one row per feature and version: `name`, `version`, `description`, `unit`,
-            `category`, `source_table`, `computation`, `dependencies`, `lookback_bars`.
+        definitions: one row per table, feature and version: `name`, `version`, `description`,
+            `unit`, `category`, `source_table`, `computation`, `dependencies`, `lookback_bars`.
         sets: name -> (description, its features in order), all of version 1.
 
     Raises:
@@ -37,9 +37,9 @@ def sync(
                 VALUES (%(name)s, %(version)s, %(description)s, 'double precision', %(category)s,
                     %(source_table)s, %(computation)s, %(dependencies)s, %(lookback_bars)s,
                     ARRAY[%(unit)s])
-                ON CONFLICT (name, version) DO UPDATE SET
+                ON CONFLICT (name, version, source_table) DO UPDATE SET
                     description = EXCLUDED.description, category = EXCLUDED.category,
-                    source_table = EXCLUDED.source_table, computation = EXCLUDED.computation,
+                    computation = EXCLUDED.computation,
                     dependencies = EXCLUDED.dependencies,
                     lookback_bars = EXCLUDED.lookback_bars, tags = EXCLUDED.tags, is_active = true
                 """,

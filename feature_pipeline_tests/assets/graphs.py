@@ -3,14 +3,17 @@ all who look at the graph that ran look at one."""
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 import pytest
 
+from feature_pipeline.storage.migrations import migrate
+from feature_pipeline_tests import TIMESCALEDB_VARIABLE
 from feature_pipeline_tests.assets.support import Graph
 from feature_pipeline_tests.assets.world import MadeSource, World, make_universe, make_world
 
@@ -31,12 +34,40 @@ def new_database(postgres_server, _migrated_template) -> Callable:
 
 
 @pytest.fixture(scope="session")
+def new_timescaledb_database() -> Callable:
+    """The same on TimescaleDB, whose jobs run when a test says so."""
+
+    @contextmanager
+    def database() -> Iterator[str]:
+        server = os.environ[TIMESCALEDB_VARIABLE]
+        name = f"test_{secrets.token_hex(6)}"
+        url = urlunsplit(urlsplit(server)._replace(path=f"/{name}"))
+        with psycopg.connect(server, autocommit=True) as link:
+            link.execute(f'CREATE DATABASE "{name}"')
+            with psycopg.connect(url, autocommit=True) as ours:
+                ours.execute("CREATE EXTENSION timescaledb")
+                ours.execute("SELECT _timescaledb_functions.stop_background_workers()")
+            migrate(url)
+            yield url
+            link.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+    return database
+
+
+@pytest.fixture(params=["postgresql", pytest.param("timescaledb", marks=pytest.mark.timescaledb)])
+def on(request) -> Callable:
+    """What makes databases on either server."""
+    name = "new_database" if request.param == "postgresql" else "new_timescaledb_database"
+    return request.getfixturevalue(name)
+
+
+@pytest.fixture(scope="session")
 def new_graph(new_database) -> Callable:
     """Makes graphs on databases of their own: `with new_graph(world) as graph`."""
 
     @contextmanager
-    def graph(world: World, universe=None, **more) -> Iterator[Graph]:
-        with new_database() as url:
+    def graph(world: World, universe=None, on=new_database, **more) -> Iterator[Graph]:
+        with on() as url:
             made = Graph(url, universe or make_universe(), MadeSource(world), **more)
             yield made
             made.close()

@@ -12,6 +12,7 @@ from feature_pipeline.features.catalogue import TABLES
 from feature_pipeline.partitions import days
 from feature_pipeline_tests.assets.support import Graph, assert_same_tables
 from feature_pipeline_tests.assets.world import END, START, MadeSource
+from feature_pipeline_tests.storage.support import compress
 
 
 @pytest.fixture(scope="module")
@@ -28,10 +29,19 @@ def run_beside(graph: Graph, start: date, end: date) -> None:
         other.close()
 
 
-def test_day_by_day_equals_one_backfill(new_graph, world, backfilled):
-    with new_graph(world) as graph:
+def test_day_by_day_equals_one_backfill(new_graph, on, world, backfilled):
+    with new_graph(world, on=on) as graph:
         for day in days(START, END):
             graph.run(day, day + timedelta(days=1))
+        assert_same_tables(graph.tables(), backfilled)
+
+
+@pytest.mark.timescaledb
+def test_day_by_day_into_compressed_chunks(new_graph, new_timescaledb_database, world, backfilled):
+    with new_graph(world, on=new_timescaledb_database) as graph:
+        for day in days(START, END):
+            graph.run(day, day + timedelta(days=1))
+            compress(graph.store.database)
         assert_same_tables(graph.tables(), backfilled)
 
 
@@ -43,10 +53,10 @@ def test_newest_day_first_equals_one_backfill(new_graph, world, backfilled):
 
 
 @pytest.mark.parametrize("days_per_run", [2, 7])
-def test_parallel_chunks_equal_one_backfill(new_graph, world, backfilled, days_per_run):
+def test_parallel_chunks_equal_one_backfill(new_graph, on, world, backfilled, days_per_run):
     plan = chunks(START, END, days_per_run=days_per_run)
     assert [c.start for c in plan] == days(START, END)[::days_per_run]
-    with new_graph(world) as graph, ThreadPoolExecutor(2) as pool:
+    with new_graph(world, on=on) as graph, ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda chunk: run_beside(graph, chunk.start, chunk.end), plan))
         assert_same_tables(graph.tables(), backfilled)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 
@@ -19,8 +20,13 @@ from feature_pipeline.features.catalogue import ALL_TABLES
 from feature_pipeline.partitions import days
 from feature_pipeline.resources import code_versions
 from feature_pipeline.storage.store import Store
-from feature_pipeline_tests.assets.support import assert_same_tables, before, failure
-from feature_pipeline_tests.assets.world import SPLIT_DAY, make_universe, within_sessions
+from feature_pipeline_tests.assets.support import Graph, assert_same_tables, before, failure
+from feature_pipeline_tests.assets.world import (
+    SPLIT_DAY,
+    MadeSource,
+    make_universe,
+    within_sessions,
+)
 
 TIMEFRAMES = ("1d", "1h", "5m")
 # The day before a split, the split's, and the day after.
@@ -42,8 +48,8 @@ def then(new_graph, trading):
     """Makes graphs that live shortly after the world's end."""
 
     @contextmanager
-    def made(world):
-        with new_graph(world, trading) as graph:
+    def made(world, **more):
+        with new_graph(world, trading, **more) as graph:
             graph.store.clock = lambda: NOW
             yield graph
 
@@ -131,8 +137,8 @@ def test_a_lost_session_is_a_gap_and_says_so(ran):
     assert features.filter(symbol="AAA")["returns_20"].null_count() == 0
 
 
-def test_day_by_day_is_the_same(then, minutes, ran):
-    with then(minutes) as other:
+def test_day_by_day_is_the_same(then, on, minutes, ran):
+    with then(minutes, on=on) as other:
         for day in days(SPLIT_DAY, END):  # the lost session comes along as history
             other.run(day, day + timedelta(days=1), ASSETS)
         assert_same_tables(
@@ -140,6 +146,21 @@ def test_day_by_day_is_the_same(then, minutes, ran):
         )
         for asset in DERIVED:
             assert other.pending(asset, SPLIT_DAY, END) == []
+
+
+def test_parallel_chunks_are_the_same(then, on, minutes, ran):
+    def run_beside(day):
+        """With connections and an instance of its own, as another process would have."""
+        beside = Graph(other.url, other.universe, MadeSource(minutes))
+        beside.store.clock = lambda: NOW
+        try:
+            beside.run(day, day + timedelta(days=1), ASSETS)
+        finally:
+            beside.close()
+
+    with then(minutes, on=on) as other, ThreadPoolExecutor(2) as pool:
+        list(pool.map(run_beside, days(START, END)))
+        assert_same_tables(other.tables(INTRADAY, START, END), ran.tables(INTRADAY, START, END))
 
 
 def test_nothing_is_known_before_it_could_be(then, minutes, ran):

@@ -31,6 +31,7 @@ def test_a_training_set_in_one_line(shell, tmp_path):
 def test_what_cannot_be_asked_is_said_in_one_line(shell, tmp_path):
     root = str(tmp_path / "train")
     assert "did you mean" in shell.error("export", root, "rsi_15")
+    assert "there are no bars of '1h'" in shell.error("export", root, "--timeframe", "1h")
     assert "is no symbol" in shell.error("export", root, "--symbols", "../AAA")
     assert "--as-of 'soon' is no moment" in shell.error("export", root, "--as-of", "soon")
     assert not (tmp_path / "train").exists()

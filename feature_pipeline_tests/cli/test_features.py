@@ -22,6 +22,7 @@ from feature_pipeline.features.catalogue import DECLARED, code_version, touched
 from feature_pipeline.resources import code_versions, load_universe, prepare_database
 from feature_pipeline.scaffold import Request
 from feature_pipeline.settings import Settings
+from feature_pipeline.universe import DEFAULT
 
 ROOT = Path(feature_pipeline.__file__).parents[1]
 
@@ -56,6 +57,19 @@ def test_list_by_asset_and_category():
     assert [row["name"] for row in shown] == ["momentum_20d", "momentum_60d"]
     assert "there is cross-section" in run("list", "--category", "none", code=1)
     assert "ohlcv_1d has no features" in run("list", "--asset", "ohlcv_1d", code=1)
+
+
+def test_features_of_other_bars(nothing_runs):
+    shown = json.loads(run("list", "--timeframe", "1h", "--json"))
+    assert {row["asset"] for row in shown} == {"indicators_1h", "features_1h", "state_vectors_1h"}
+    assert "returns_20" in {row["name"] for row in shown}
+    assert json.loads(run("list", "--asset", "features_5m", "--json"))[0]["asset"] == "features_5m"
+    assert "there is no timeframe '2h'" in run("list", "--timeframe", "2h", code=1)
+    one = json.loads(run("show", "atr_14", "--timeframe", "1h", "--json", **nothing_runs))
+    assert (one["asset"], one["stale_with_it"]) == (
+        "indicators_1h",
+        ["indicators_1h", "state_vectors_1h"],
+    )
 
 
 @pytest.fixture
@@ -167,6 +181,22 @@ def test_new_and_gone_features(filled):
         "returns_5d": ("new", ["features_1d"]),
         "old_one": ("removed", ["features_1d"]),
     }
+
+
+def test_what_other_bars_have_counts_where_the_universe_has_them(filled, tmp_path):
+    link, environment = filled
+    link.execute("UPDATE partition_ledger SET asset = 'features_1h' WHERE asset = 'features_1d'")
+    link.execute("DELETE FROM partition_ledger WHERE asset <> 'features_1h'")
+    link.execute("DELETE FROM feature_definitions WHERE name = 'returns_20'")
+    assert not difference(environment)["changes"]
+    hours = tmp_path / "universe.yaml"
+    hours.write_text("timeframes: [1d, 1h]\n" + DEFAULT.read_text(encoding="utf-8"))
+    environment = environment | {"FEATURE_PIPELINE_UNIVERSE": str(hours)}
+    found = difference(environment)
+    assert [(c["feature"], c["asset"], c["stale"]) for c in found["changes"]] == [
+        ("returns_20", "features_1h", ["features_1h"])
+    ]
+    assert [(row["asset"], row["days"]) for row in found["assets"]] == [("features_1h", 10)]
 
 
 def test_columns_that_only_one_side_has(filled):

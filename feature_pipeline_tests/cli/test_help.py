@@ -16,7 +16,7 @@ import typer
 from feature_pipeline.cli import app, complete
 from feature_pipeline.features.catalogue import TABLES
 from feature_pipeline.serving.names import every_name
-from feature_pipeline.universe import Universe
+from feature_pipeline.universe import DEFAULT, Universe
 from feature_pipeline_tests.cli.conftest import invoke
 from feature_pipeline_tests.stack.helpers import CLI, environment
 
@@ -132,6 +132,16 @@ def test_names_complete_to_what_can_be_asked_for():
     assert set(complete.assets("")) == set(TABLES)
     universe = Universe.load()
     assert {*universe.symbols, "META", "^GSPC"} <= set(complete.symbols(""))
+
+
+def test_bars_of_other_lengths_complete_where_the_universe_has_them(monkeypatch, tmp_path):
+    assert "indicators_1h" not in complete.assets("")
+    hours = tmp_path / "universe.yaml"
+    hours.write_text("timeframes: [1d, 1h]\n" + DEFAULT.read_text(encoding="utf-8"))
+    monkeypatch.setenv("FEATURE_PIPELINE_UNIVERSE", str(hours))
+    assert {"indicators_1h", "indicators_1d"} <= set(complete.assets("indicators"))
+    assert "features_1h.returns_20" in complete.features("features_1h.")
+    assert not complete.assets("features_5m")
 
 
 def test_completion_is_quick_and_light():

@@ -18,9 +18,12 @@ from feature_pipeline.features.catalogue import (
     build_tables,
     code_version,
     definitions,
+    find,
+    touched,
 )
 from feature_pipeline.features.dependencies import ColumnRef, fingerprint, version_of
 from feature_pipeline.schemas import STATE_VECTOR_FIELDS, Input
+from feature_pipeline.timeframes import TIMEFRAMES
 
 DERIVED = [asset for asset, table in TABLES.items() if table.derived]
 
@@ -171,9 +174,24 @@ def test_scores_outside_their_range_are_refused():
     assert bad.to_list() == [False, True, True, True, True, True]
 
 
+def test_a_name_is_the_timeframe_s_that_is_asked_for():
+    assert find("rsi_14")[0] == "indicators_1d"
+    assert find("rsi_14", "1h")[0] == "indicators_1h"
+    assert touched("adx_14", "5m") == (
+        "indicators_5m",
+        "regime_predictions_5m",
+        "state_vectors_5m",
+    )
+    # A name that the timeframe has not is another's.
+    assert find("returns_1d", "1h")[0] == "features_1d"
+
+
 def test_the_registry_has_a_row_per_feature_and_a_sentence_for_each():
     rows = definitions()
-    assert rows.height == len(INDICATORS) + len(FEATURES) + len(STATE_FIELDS)
+    features = len(INDICATORS) + len(FEATURES) + len(STATE_FIELDS)
+    assert rows.height == features * len(TIMEFRAMES)
+    assert rows.select("source_table", "name", "version").is_unique().all()
+    assert definitions(["1d"]).height == features
     assert rows.select("source_table", "column").is_unique().all()
     assert rows["description"].str.ends_with(".").all()
     assert (rows["unit"] != "").all()

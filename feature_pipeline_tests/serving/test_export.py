@@ -18,10 +18,10 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from feature_pipeline.errors import ExportError, FeatureError, UniverseError
-from feature_pipeline.features.catalogue import find
+from feature_pipeline.features.catalogue import ALL_TABLES, find
 from feature_pipeline.resources import code_versions
 from feature_pipeline.serving.dataset import Dataset, path_of
-from feature_pipeline.serving.export import USUAL, Export, Report, places_of
+from feature_pipeline.serving.export import Export, Report, places_of, usual
 from feature_pipeline.serving.export_plan import Question
 from feature_pipeline.serving.lookup import Moment, series
 from feature_pipeline.storage import hashing
@@ -31,7 +31,7 @@ from feature_pipeline_tests.serving.export_worker import die_at
 
 SYMBOLS = ("AAA", "BBB", "MKT", "YOUNG")
 SPAN = (date(2019, 5, 1), END)
-WORDS = ("ohlcv_1d.close", "volume", *USUAL)
+WORDS = ("ohlcv_1d.close", "volume", *usual())
 NOW = midnight(END) + timedelta(days=30)
 
 
@@ -196,6 +196,13 @@ def test_names_are_those_of_get():
     assert {"state_vectors_1d.close", "rsi", "missing"} <= {p.name for p in whole}
     with pytest.raises(FeatureError, match="did you mean"):
         places_of(["rsi_15"])
+    hours = places_of(usual("1h"), ALL_TABLES, "1h")
+    assert {p.asset for p in hours} == set(usual("1h"))
+    assert {"rsi_14", "returns_20", "state_vectors_1h.close"} >= {
+        p.name for p in hours if p.column in ("rsi_14", "returns_20", "close")
+    }
+    with pytest.raises(FeatureError, match="cannot share a row"):
+        places_of(["rsi_14", "features_1d.returns_1d"], ALL_TABLES, "1h")
 
 
 def test_a_symbol_is_one_folder_and_nothing_else(tmp_path):

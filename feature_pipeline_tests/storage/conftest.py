@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
-from urllib.parse import urlsplit, urlunsplit
 
-import psycopg
 import pytest
 
 from feature_pipeline.storage.database import Database
-from feature_pipeline.storage.migrations import migrate
 from feature_pipeline.storage.store import Store
 from feature_pipeline_tests.storage.support import TOY, Clock, Desk, audit, universe
 
@@ -36,18 +32,10 @@ def database(request: pytest.FixtureRequest) -> Iterator[Database]:
 
 
 @pytest.fixture
-def migrated_timescaledb_url(timescaledb_url: str) -> Iterator[str]:
+def migrated_timescaledb_url(new_timescaledb_database: Callable) -> Iterator[str]:
     """The same on TimescaleDB, where the tables are hypertables."""
-    name = f"test_{secrets.token_hex(6)}"
-    with psycopg.connect(timescaledb_url, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-        url = urlunsplit(urlsplit(timescaledb_url)._replace(path=f"/{name}"))
-        with psycopg.connect(url, autocommit=True) as ours:  # jobs run when a test says so
-            ours.execute("CREATE EXTENSION timescaledb")
-            ours.execute("SELECT _timescaledb_functions.stop_background_workers()")
-        migrate(url)
+    with new_timescaledb_database() as url:
         yield url
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture

@@ -60,6 +60,16 @@ DOUBLES = derived("doubles", Input("means", ("sma_20",), lookback_bars=1))
 TOY = {**SOURCE_TABLES, "means": MEANS, "doubles": DOUBLES}
 
 
+def compress(database: Database) -> None:
+    """Every chunk of every table that is ever compressed."""
+    with database.connection() as connection:
+        connection.execute(
+            "SELECT compress_chunk(chunk, if_not_compressed => true)"
+            " FROM timescaledb_information.hypertable_columnstore_settings s,"
+            " LATERAL show_chunks(s.hypertable) chunk WHERE s.segmentby IS NOT NULL"
+        )
+
+
 @dataclass
 class Clock:
     now: datetime = NOW
@@ -93,15 +103,10 @@ class Desk:
         return report
 
     def settle(self) -> None:
-        """Compress every chunk that is written by now, where that is wanted: the next write finds
-        nothing else."""
+        """Compress what is written by now, where that is wanted: the next write finds nothing
+        else."""
         if self.compressed:
-            with self.store.database.connection() as connection:
-                connection.execute(
-                    "SELECT compress_chunk(chunk, if_not_compressed => true)"
-                    " FROM timescaledb_information.hypertable_columnstore_settings s,"
-                    " LATERAL show_chunks(s.hypertable) chunk WHERE s.segmentby IS NOT NULL"
-                )
+            compress(self.store.database)
 
     @contextlib.contextmanager
     def planned(
