@@ -6,7 +6,8 @@ fresh. Here the newest `available_at` counts. Verdicts like those of `judgements
 
 from __future__ import annotations
 
-from datetime import date, timedelta
+from collections.abc import Mapping
+from datetime import date, datetime, timedelta
 
 import polars as pl
 
@@ -15,7 +16,7 @@ from feature_pipeline.features.declarations import MACRO_SERIES, SCORES
 from feature_pipeline.storage.audit import SHOWN, Audit
 from feature_pipeline.storage.planning import on_grid
 from feature_pipeline.storage.store import Store
-from feature_pipeline.universe import calendar_sessions, midnight
+from feature_pipeline.universe import calendar_bars, calendar_sessions, midnight
 
 AGE_LIMITS = {
     "news": timedelta(days=3),
@@ -27,17 +28,21 @@ AGE_LIMITS = {
 LESS_OFTEN = {"W": timedelta(days=14), "M": timedelta(days=45), "Q": timedelta(days=120)}
 """The same of series that are not daily, by their frequency."""
 
+INTRADAY_SLACK = timedelta(minutes=30)
+"""How long after it can be had a bar may be missing, while the market is open: schedules ask every
+few minutes, and nobody need have traded in the last one."""
+
 _NO_MEMBERS = "the universe has no members today"
 
 
 def freshness(store: Store, asset: str) -> Verdict:
     """Nothing is behind: the newest `available_at`, whatever was materialised last.
 
-    On the session grid each member is measured by the sessions of its own calendar that have ended;
-    news, posts and macro series by their age, scores by the documents, actions by the days
-    collected. Who has left is measured to the end of his membership. A universe without members
-    today has nothing that could be fresh, nor has a table whose providers are all off: it passes,
-    and that is told.
+    On the session grid each member is measured by the sessions of its own calendar that have ended,
+    and of a session that is open somebody's bar must be there within half an hour; news, posts and
+    macro series by their age, scores by the documents, actions by the days collected. Who has left
+    is measured to the end of his membership. A universe without members today has nothing that
+    could be fresh, nor has a table whose providers are all off: it passes, and that is told.
     """
     today = store.clock().date()
     asked = audit(store, asset, today, today)
@@ -95,6 +100,8 @@ def _sessions_behind(store: Store, asked: Audit, *, ended: bool) -> Verdict:
             complete.append(times[high - 1].date())
         else:
             current += 1
+    if asked.table.intraday and not ended and (late := _open_behind(store, asked, held)):
+        return Verdict(False, late, error=False, numbers={"behind": len(held)})
     if rows:
         shown = pl.DataFrame(
             rows, schema=["symbol", "calendar", "newest", "last_session", "behind"], orient="row"
@@ -125,6 +132,33 @@ def _sessions_behind(store: Store, asked: Audit, *, ended: bool) -> Verdict:
         error=False,
         numbers={"current": current, "complete": len(complete)},
     )
+
+
+def _open_behind(store: Store, asked: Audit, held: Mapping[str, datetime]) -> str:
+    """The calendars that are open and of whose members nobody has the bar that is due; in words."""
+    said = []
+    over = asked.now - store.publication_delay - INTRADAY_SLACK
+    for calendar in sorted({i.calendar for i in store.universe.instruments}):
+        sessions = calendar_sessions(calendar)
+        at = int(sessions["open"].search_sorted(over, side="left")) - 1
+        if at < 0 or over >= sessions["close"][at]:
+            continue  # closed: its sessions have been counted
+        first, until = sessions["open"][at].date(), over.date() + timedelta(days=1)
+        bars = calendar_bars(calendar, str(asked.table.timeframe), first, until)
+        due = bars.filter(pl.col("end") <= over)["time"].max()
+        day = sessions["time"][at].date()
+        members = [
+            i.id
+            for i in store.universe.instruments
+            if i.calendar == calendar
+            and i.first_day <= day
+            and (i.end_day is None or day < i.end_day)
+        ]
+        newest = max((held[name] for name in members if name in held), default=None)
+        if isinstance(due, datetime) and members and (newest is None or newest < due):
+            since = f"the newest is of {newest:%Y-%m-%d %H:%M}" if newest else "there is none"
+            said.append(f"{calendar} is open, the bar of {due:%H:%M} UTC is due, {since}")
+    return "; ".join(said)
 
 
 def _too_old(store: Store, asked: Audit, limit: timedelta) -> Verdict:

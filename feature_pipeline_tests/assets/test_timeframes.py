@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
 import polars as pl
 import pytest
 
+from feature_pipeline.assets import recency
 from feature_pipeline.assets.checks import checks_of
 from feature_pipeline.assets.completeness import row_count
 from feature_pipeline.assets.judgements import no_future
@@ -223,6 +225,29 @@ def test_the_newest_of_every_timeframe_is_published(ran):
     assert "session" not in vectors["5m"].columns
     newest = ran.table("state_vectors_5m", START, END).group_by("symbol").agg(pl.col("time").max())
     assert vectors["5m"].select("symbol", "time").equals(newest.sort("symbol"))
+
+
+def test_while_the_market_is_open_somebody_s_bar_must_be_recent(ran):
+    def said(asset, moment):
+        desk = replace(ran.store, clock=lambda: moment)
+        return recency.freshness(desk, asset)
+
+    # The last session that was written is of the 12th, and the market opens at 13:30 UTC. A bar can
+    # be had 15 minutes after its end, and is late half an hour later.
+    opening = datetime(2019, 6, 13, 13, 30, tzinfo=UTC)
+    for asset in ("ohlcv_5m", "state_vectors_5m"):
+        early = said(asset, opening + timedelta(minutes=45))
+        assert "is due" not in early.says
+        late = said(asset, opening + timedelta(minutes=60))
+        assert not late.passed
+        assert not late.error
+        assert "XNYS is open, the bar of 13:40 UTC is due" in late.says
+        assert "2019-06-12 19:55" in late.says
+    assert "is due" not in said("ohlcv_1d", opening + timedelta(hours=3)).says
+    # Half an hour after a bar that somebody has, nothing is late; nor is it at night.
+    open_then = datetime(2019, 6, 12, 16, 0, tzinfo=UTC)
+    assert "is due" not in said("ohlcv_5m", open_then).says
+    assert "is due" not in said("ohlcv_5m", datetime(2019, 6, 13, 3, tzinfo=UTC)).says
 
 
 def test_bars_that_are_not_over_and_bars_off_the_grid_are_not_written(ran):
