@@ -27,7 +27,7 @@ help:
 
 install: $(STAMP)
 
-# Not compiled: Python does that with what is imported, in a fifth of the time.
+# Not compiled: Python does that with what is imported, which is the lesser part.
 $(STAMP):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
 		|| { echo "Python 3.11 is needed: make PYTHON=/path/to/python3.11"; exit 1; }

@@ -526,6 +526,37 @@ def test_timescaledb_that_came_later_takes_the_rows_along(
 
 
 @pytest.mark.timescaledb
+def test_an_earlier_version_on_timescaledb_arrives_at_the_newest(
+    timescaledb_database: str,
+) -> None:
+    # Before there were policies, eight tables were hypertables, their chunks a year long.
+    earlier = NAMES[: NAMES.index("0013_timeframes")]
+    bars = ("ohlcv", "indicators", "features", "regime_predictions", "state_vectors")
+    events = ("documents", "sentiment_scores", "macro_indicators")
+    columns = {f"{name}_1d": "time" for name in bars} | dict.fromkeys(events, "available_at")
+    with migrations._session(timescaledb_database) as connection:
+        backend = migrations._Backend(connection)
+        for migration in backend.to_apply(migrations._migrations()):
+            if migration.id in earlier:
+                backend.apply_one(migration)
+        connection.execute("CREATE EXTENSION timescaledb")
+        for table, column in columns.items():
+            connection.execute(
+                "SELECT create_hypertable(%s, by_range(%s, interval '365 days'),"
+                " create_default_indexes => false)",
+                [table, column],
+            )
+        for number in (1, 2, 3):
+            for table in data_tables(connection):
+                plain_row(connection, table, number)
+        before = rows_by_table(connection)
+    assert migrate(timescaledb_database) == NAMES[len(earlier) :]
+    assert hypertables(timescaledb_database) == wanted(timescaledb_database)
+    with psycopg.connect(timescaledb_database) as connection:
+        assert_holds(rows_by_table(connection), before)
+
+
+@pytest.mark.timescaledb
 def test_too_old_a_server_is_refused(
     timescaledb_database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
