@@ -39,7 +39,7 @@ def settings() -> Iterator[str]:
     rows = []
     for name, field in Settings.model_fields.items():
         default = field.default
-        shown = "" if default is None else f"`{default}`"
+        shown = "" if default in (None, {}) else f"`{default}`"
         rows.append((f"`{PREFIX}{name.upper()}`", shown, field.description or ""))
     yield from _table(("variable", "default", "meaning"), rows)
     yield "\nPercent-encode special characters in addresses (`@` as `%40`, `/` as `%2F`)."
@@ -67,7 +67,7 @@ def features() -> Iterator[str]:
     yield "One declaration each, in `feature_pipeline/features/declarations.py`. Lookback: sessions"
     yield "before the current one, or UTC days for events. In tables of `1h`, `5m` and `1m` windows"
     yield "count bars: `returns_5d` is `returns_5` there (how-to/intraday.md).\n"
-    rows = definitions()
+    rows = definitions(["1d"])
     for table in rows["source_table"].unique(maintain_order=True):
         yield f"## {table}\n"
         names = ("column", "version", "unit", "category", "lookback_bars", "lookback_days")

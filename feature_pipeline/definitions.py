@@ -43,7 +43,7 @@ from feature_pipeline.automation.repair import repair_sensor
 from feature_pipeline.automation.schedules import build_automation
 from feature_pipeline.resources import code_versions, default_resources, load_universe
 from feature_pipeline.settings import Settings
-from feature_pipeline.timeframes import DAILY, TIMEFRAMES
+from feature_pipeline.timeframes import DAILY
 from feature_pipeline.universe import DEFAULT as UNIVERSE_YAML
 from feature_pipeline.universe import Universe
 
@@ -186,7 +186,7 @@ def _whole(universe: Universe) -> list[Any]:
 
 def backfill_policy(timeframe: str, settings: Settings) -> dg.BackfillPolicy:
     """How many days one run of a backfill takes."""
-    days = settings.max_partitions_per_run or TIMEFRAMES[timeframe].days_per_run
+    days = settings.max_partitions_per_run[timeframe]
     return dg.BackfillPolicy.multi_run(days) if days else dg.BackfillPolicy.single_run()
 
 

@@ -7,14 +7,16 @@ nothing is opened or connected to. Secrets never appear in a repr or in an error
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from feature_pipeline.errors import SettingsError
+from feature_pipeline.timeframes import TIMEFRAMES
 
 PREFIX = "FEATURE_PIPELINE_"
 
@@ -71,8 +73,12 @@ class Settings(BaseSettings):
     ui_port: int | None = Field(
         default=None, ge=1, le=65535, description="port of the Dagster UI; default: a free one"
     )
-    max_partitions_per_run: int = Field(
-        default=0, ge=0, description="days per run of a backfill; 0: the whole range in one run"
+    max_partitions_per_run: Annotated[Mapping[str, int], NoDecode] = Field(
+        default={},
+        validate_default=True,
+        description="days per run of a backfill, of all bars (`30`) or by timeframe "
+        "(`1d=365,1m=1`); 0: the whole range in one run; default: "
+        + ",".join(f"{t.name}={t.days_per_run}" for t in TIMEFRAMES.values()),
     )
     database_timeout_s: float = Field(
         default=300.0, gt=0, description="deadline of one database statement, kept by the client"
@@ -169,6 +175,23 @@ class Settings(BaseSettings):
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         return None if value is None else value.expanduser().absolute()
+
+    @field_validator("max_partitions_per_run", mode="before")
+    @classmethod
+    def _of_each_timeframe(cls, value: int | str | Mapping[str, int]) -> Mapping[str, int]:
+        usual = {name: timeframe.days_per_run for name, timeframe in TIMEFRAMES.items()}
+        if isinstance(value, Mapping):
+            return {**usual, **value}
+        parts = [part.partition("=") for part in str(value).replace(" ", "").split(",")]
+        if parts[0][1] == "" and len(parts) == 1:
+            parts = [(name, "=", parts[0][0]) for name in usual]
+        found = {name: days for name, _, days in parts}
+        if not found.keys() <= usual.keys() or not all(map(str.isdecimal, found.values())):
+            raise ValueError(
+                "write days (30), or days by timeframe (1d=365,1m=1); timeframes are "
+                + ", ".join(usual)
+            )
+        return usual | {name: int(days) for name, days in found.items()}
 
     @field_validator("universe")
     @classmethod

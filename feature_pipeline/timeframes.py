@@ -26,8 +26,8 @@ class Timeframe:
         name: as assets, tables and keys end.
         step: how long a bar is; of daily bars the grid's, whatever a session lasts.
         log_return_limit: what a log return of one bar is clipped to in the state vector.
-        days_per_run: days that one run of a backfill takes at most, unless a setting says so; 0 -
-            all of them.
+        days_per_run: days that one run of a backfill takes at most, unless a setting says
+            otherwise; 0 - all of them.
         every: how often they are asked for while the market is open; None - after its close.
     """
 
@@ -91,10 +91,14 @@ def of(asset: str) -> str | None:
     return suffix if suffix in TIMEFRAMES else None
 
 
-def shortest_run(assets: Iterable[str]) -> int:
-    """The fewest days that one run of some assets takes; 0 - all of them in one."""
-    found = (TIMEFRAMES[t].days_per_run for t in map(of, assets) if t is not None)
-    return min(filter(None, found), default=0)
+def shortest_run(assets: Iterable[str], days_per_run: Mapping[str, int]) -> int:
+    """The fewest days that one run of some assets takes; 0 - all of them in one.
+
+    Args:
+        assets: which; those without a timeframe come with daily bars.
+        days_per_run: timeframe -> its days, as the settings say.
+    """
+    return min(filter(None, (days_per_run[of(asset) or DAILY] for asset in assets)), default=0)
 
 
 def stem(asset: str) -> str:

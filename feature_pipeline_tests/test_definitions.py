@@ -16,6 +16,7 @@ from feature_pipeline.partitions import DAILY
 from feature_pipeline.resources import code_versions, load_universe
 from feature_pipeline.settings import Settings
 from feature_pipeline.timeframes import stem
+from feature_pipeline.universe import DEFAULT as UNIVERSE_YAML
 from feature_pipeline_tests.assets.world import make_universe
 
 GRAPH = defs.resolve_asset_graph()
@@ -112,6 +113,18 @@ def test_backfills_are_cut_as_the_setting_says(days, policy):
     graph = build_defs(Settings(max_partitions_per_run=days)).resolve_asset_graph()
     # Assets share a run only with the same policy.
     assert {graph.get(dg.AssetKey(asset)).backfill_policy for asset in TABLES} == {policy}
+
+
+def test_each_timeframe_has_runs_of_its_own_length(tmp_path):
+    hours = tmp_path / "universe.yaml"
+    hours.write_text("timeframes: [1d, 1h]\n" + UNIVERSE_YAML.read_text(encoding="utf-8"))
+    settings = Settings(max_partitions_per_run="1d=365", universe=hours)
+    graph = build_defs(settings).resolve_asset_graph()
+    runs = {a: graph.get(dg.AssetKey(a)).backfill_policy for a in ("features_1d", "features_1h")}
+    assert runs == {
+        "features_1d": dg.BackfillPolicy.multi_run(365),
+        "features_1h": dg.BackfillPolicy.multi_run(90),
+    }
 
 
 def test_who_is_asked_and_who_is_off_is_shown():

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from feature_pipeline.errors import SettingsError
 from feature_pipeline.settings import Settings, redact
+from feature_pipeline.timeframes import shortest_run
 
 SECRET = "hunter2tail"
 
@@ -21,7 +22,7 @@ def test_defaults_need_no_environment(monkeypatch, tmp_path):
     assert settings.home == tmp_path / ".feature_pipeline"
     assert settings.database_url is None
     assert settings.redis_url is None
-    assert settings.max_partitions_per_run == 0
+    assert settings.max_partitions_per_run == {"1m": 5, "5m": 20, "1h": 90, "1d": 0}
 
 
 def test_the_environment_is_read(monkeypatch, tmp_path):
@@ -30,12 +31,19 @@ def test_the_environment_is_read(monkeypatch, tmp_path):
     monkeypatch.setenv("FEATURE_PIPELINE_MAX_PARTITIONS_PER_RUN", "30")
     monkeypatch.setenv("FEATURE_PIPELINE_REDIS_URL", "")
     settings = Settings()
-    assert (settings.home, settings.ui_port, settings.max_partitions_per_run) == (
-        tmp_path,
-        3001,
-        30,
-    )
+    assert (settings.home, settings.ui_port) == (tmp_path, 3001)
+    assert set(settings.max_partitions_per_run.values()) == {30}
     assert settings.redis_url is None, "an empty variable is an unset one"
+
+
+def test_days_per_run_by_timeframe(monkeypatch):
+    monkeypatch.setenv("FEATURE_PIPELINE_MAX_PARTITIONS_PER_RUN", "1d=365, 1m=1,1h=0")
+    found = Settings().max_partitions_per_run
+    assert found == {"1m": 1, "5m": 20, "1h": 0, "1d": 365}
+    assert shortest_run(["ohlcv_1m", "features_1d"], found) == 1
+    assert shortest_run(["ohlcv_1d", "news"], found) == 365
+    assert shortest_run(["news"], found) == 365
+    assert shortest_run(["ohlcv_1h"], found) == 0
 
 
 @pytest.mark.parametrize(
@@ -44,6 +52,9 @@ def test_the_environment_is_read(monkeypatch, tmp_path):
         ("UI_PORT", "http"),
         ("UI_PORT", "70000"),
         ("MAX_PARTITIONS_PER_RUN", "-1"),
+        ("MAX_PARTITIONS_PER_RUN", "1d=30,2h=4"),
+        ("MAX_PARTITIONS_PER_RUN", "1d=30,4"),
+        ("MAX_PARTITIONS_PER_RUN", "1d="),
         ("DATABASE_TIMEOUT_S", "0"),
         ("HOLE_WAIT_S", "-3"),
         ("UNIVERSE", "/nowhere/universe.yaml"),

@@ -30,7 +30,7 @@ the code have changed, and every `LONG_PAUSE`.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, timedelta
 from itertools import groupby
@@ -68,6 +68,7 @@ from feature_pipeline.storage.deployed import registered
 from feature_pipeline.storage.io_manager import REPAIR_TAG, StorageIOManager
 from feature_pipeline.storage.store import Store
 from feature_pipeline.storage.upkeep import MAX_GAP, Stretch, Upkeep, stretches
+from feature_pipeline.timeframes import DAILY, of, shortest_run
 
 __all__ = ["LONG_PAUSE", "MAX_ATTEMPTS", "MAX_GAP", "repair_sensor"]
 
@@ -160,7 +161,7 @@ class _Tick:
     client: redis.Redis
     versions: Mapping[str, str]
     herald: Herald
-    days_per_run: int
+    days_per_run: Mapping[str, int]
     memory: Memory
     words: list[str] = field(default_factory=list)
     trouble: list[tuple[Attempts, Alert]] = field(default_factory=list)
@@ -315,7 +316,7 @@ class _Tick:
         """Runs of the checks alone over what they hold back; a person is told where it stays."""
         requests: list[dg.RunRequest] = []
         for one in held:
-            spans = stretches(one.days, apart=2, max_days=self.days_per_run)
+            spans = stretches(one.days, apart=2, max_days=self._days_per_run([one.asset]))
             whole = f"{one.days[0]}..{one.days[-1]}"
             if any(self._writing([one.asset], start, end) for start, end in spans):
                 continue
@@ -414,7 +415,7 @@ class _Tick:
         ready = [unit for unit in holes if self._ready(unit)]
         for asset in dict.fromkeys(unit.asset for unit in ready):
             days = pl.concat([unit.days for unit in ready if unit.asset == asset]).sort()
-            for span in stretches(days, max_days=self.days_per_run):
+            for span in stretches(days, max_days=self._days_per_run([asset])):
                 wanted.setdefault(span, []).append(asset)
         requests: list[dg.RunRequest] = []
         for (start, end), assets in sorted(wanted.items()):
@@ -437,11 +438,16 @@ class _Tick:
         fresh = [unit for unit in ready if unit.attempts.count == 0 or unit.year == _LIVE]
         again = [unit for unit in ready if unit not in fresh]
         by_year = [list(units) for _, units in groupby(again, lambda u: u.year)]
-        parts = [part for units in (fresh, *by_year) for part in _without(units, stubborn)]
+        parts = [
+            part
+            for units in (fresh, *by_year)
+            for alike in _by_timeframe(units)
+            for part in _without(alike, stubborn)
+        ]
         for units in filter(None, parts):
             chosen = _days_of(units)
             left = _days_of([unit for unit in (*holes, *due) if unit not in units])
-            stretch = self.upkeep.stretch(chosen, left, self.held, self.days_per_run)
+            stretch = self.upkeep.stretch(chosen, left, self.held, self._days_per_run(chosen))
             if stretch is None:
                 continue
             if self._being_written(stretch.assets, stretch.start, stretch.end):
@@ -449,6 +455,9 @@ class _Tick:
             mended = [u for u in units if _within(stretch, u)]
             return [self._request(stretch, mended)]
         return []
+
+    def _days_per_run(self, assets: Iterable[str]) -> int:
+        return shortest_run(assets, self.days_per_run)
 
     def _say_unreachable(self, holes: Sequence[_Unit], due: Sequence[_Unit]) -> None:
         """Days that need some that nobody keeps go to a person: no run of ours brings those."""
@@ -555,6 +564,14 @@ def _without(units: Sequence[_Unit], stubborn: Sequence[_Unit]) -> list[list[_Un
     one run, their failing again would take the others with it."""
     others = [unit for unit in units if unit not in stubborn]
     return [others, [unit for unit in units if unit in stubborn]]
+
+
+def _by_timeframe(units: Sequence[_Unit]) -> list[list[_Unit]]:
+    """The units by timeframe: a run of years of daily bars is none of years of minutes."""
+    found: dict[str, list[_Unit]] = {}
+    for unit in units:
+        found.setdefault(of(unit.asset) or DAILY, []).append(unit)
+    return list(found.values())
 
 
 def _within(run: Stretch, unit: _Unit) -> bool:

@@ -200,7 +200,7 @@ def outlook(
             assets=chosen,
             symbols=ids,
             refetch=refetch,
-            days_per_run=current.max_partitions_per_run or shortest_run(chosen),
+            days_per_run=shortest_run(chosen, current.max_partitions_per_run),
         )
 
 
