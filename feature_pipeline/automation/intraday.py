@@ -26,6 +26,7 @@ from feature_pipeline.automation.schedules import (
     publication_delay,
     request,
     schedule_name,
+    scheduled,
 )
 from feature_pipeline.automation.sessions import Session, listed, nobody
 from feature_pipeline.schemas import GRID_START
@@ -37,6 +38,10 @@ AFTER_MINUTES = timedelta(minutes=2)
 
 TICKS_AFTER_CLOSE = 2
 """Ticks that follow a session's last bar: what was late for the first is there at the second."""
+
+LATEST = timedelta(hours=2)
+"""So long after a session's last bar it is asked for where no run since then has succeeded: the run
+before may have taken long, or failed."""
 
 
 def intraday_schedules(
@@ -92,12 +97,14 @@ def intraday_schedule(
     def bars(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         universe: Universe = context.resources.universe
         moment = context.scheduled_execution_time.astimezone(UTC)
-        found = due(calendar, moment - delay, every * TICKS_AFTER_CLOSE)
+        runs = Runs(context, {SCHEDULE_NAME_TAG: name})
+        done = scheduled(runs.newest(statuses=[dg.DagsterRunStatus.SUCCESS]))
+        had = None if done is None else done - delay
+        found = due(calendar, moment - delay, every * TICKS_AFTER_CLOSE, had)
         if isinstance(found, str):
             return dg.SkipReason(found)
         if not listed(universe, calendar, found.day, found.day):
             return dg.SkipReason(nobody(universe, calendar, found.day))
-        runs = Runs(context, {SCHEDULE_NAME_TAG: name})
         busy = runs.newest(statuses=UNDER_WAY)
         if busy is not None:
             return dg.SkipReason(
@@ -131,16 +138,21 @@ def cron(calendar: str, timeframe: Timeframe, delay: timedelta) -> str:
     return f"{(opened + delay).minute} * * * *"
 
 
-def due(calendar: str, ended: datetime, after: timedelta) -> Session | str:
+def due(
+    calendar: str, ended: datetime, after: timedelta, had: datetime | None = None
+) -> Session | str:
     """The session of which bars have ended by `ended` and are asked for; or why there is none.
 
     Args:
         calendar: its name.
         ended: bars that ended by then can be had.
         after: so long after a session's last bar it is asked for.
+        had: bars that ended by then have been had; None - nobody knows.
     """
     sessions = calendar_sessions(calendar)
     at = int(sessions["open"].search_sorted(ended, side="left")) - 1
+    if at >= 0 and had is not None and had < sessions["close"][at]:
+        after = max(after, LATEST)
     if at < 0 or ended >= sessions["close"][at] + after:
         later = sessions.filter(pl.col("open") > ended)["open"]
         opens = f"; it opens at {later[0]:%Y-%m-%d %H:%M} UTC" if later.len() else ""

@@ -291,7 +291,7 @@ def documents_schedule(job: Any, settings: Settings) -> dg.ScheduleDefinition:
                 f"The run before, {busy.run_id}, is {busy.status.value.lower()} still: the tick "
                 "after its end asks for what is new since."
             )
-        done = _scheduled(runs.newest(statuses=[dg.DagsterRunStatus.SUCCESS]))
+        done = scheduled(runs.newest(statuses=[dg.DagsterRunStatus.SUCCESS]))
         first = documents_from(moment, done, settings.refetch_days)
         return request(f"{DOCUMENTS} {moment:%Y-%m-%dT%H:%MZ}", first, today, {})
 
@@ -318,7 +318,7 @@ def _has_documents(universe: Universe, day: date) -> bool:
     )
 
 
-def _scheduled(run: dg.DagsterRun | None) -> datetime | None:
+def scheduled(run: dg.DagsterRun | None) -> datetime | None:
     """The time that a run was scheduled for, UTC."""
     told = run.tags.get(SCHEDULED_EXECUTION_TIME_TAG) if run else None
     return datetime.fromisoformat(told).astimezone(UTC) if told else None

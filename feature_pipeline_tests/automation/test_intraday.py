@@ -6,7 +6,11 @@ from datetime import UTC, date, datetime, timedelta
 
 import dagster as dg
 import pytest
-from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, SCHEDULE_NAME_TAG
+from dagster._core.storage.tags import (
+    ASSET_PARTITION_RANGE_END_TAG,
+    SCHEDULE_NAME_TAG,
+    SCHEDULED_EXECUTION_TIME_TAG,
+)
 from dagster._core.test_utils import create_run_for_test
 
 from feature_pipeline.automation.intraday import cron, intraday_schedules
@@ -132,6 +136,32 @@ def test_what_no_run_completed_comes_along_and_runs_follow_each_other(schedules,
         assert asked(long_ago) == (date(2024, 2, 29), date(2024, 3, 5)), "as much as a run takes"
         create_run_for_test(instance, tags=own, status=dg.DagsterRunStatus.STARTED)
         assert "is started still" in evaluate(schedule, at(15, 10), universe, instance)
+
+
+@pytest.mark.parametrize(
+    ("before", "moment", "due"),
+    [
+        (at(21, 10), at(21, 45), True),  # the last run that succeeded lacked the last minutes
+        (at(21, 10), at(23, 10), True),
+        (at(21, 10), at(23, 20), False),
+        (at(21, 20), at(21, 45), False),  # it had them: the last one ends at 21:00
+    ],
+)
+def test_the_last_bars_are_asked_for_until_a_run_has_them(schedules, universe, before, moment, due):
+    schedule = schedules["bars_xnys_1m"]
+    tags = {
+        SCHEDULE_NAME_TAG: schedule.name,
+        SCHEDULED_EXECUTION_TIME_TAG: before.isoformat(),
+        ASSET_PARTITION_RANGE_END_TAG: TUESDAY.isoformat(),
+    }
+    with dg.instance_for_test() as instance:
+        create_run_for_test(instance, tags=tags, status=dg.DagsterRunStatus.SUCCESS)
+        create_run_for_test(instance, tags=tags, status=dg.DagsterRunStatus.FAILURE)
+        found = evaluate(schedule, moment, universe, instance)
+    if due:
+        assert asked(found) == (TUESDAY, TUESDAY)
+    else:
+        assert "is closed" in found
 
 
 def test_the_evening_of_a_session_that_nobody_completed_comes_along(schedules, universe):
