@@ -27,6 +27,7 @@ from feature_pipeline_tests.assets.graphs import (  # noqa: F401
     universe,
     world,
 )
+from feature_pipeline_tests.databases import Databases
 from feature_pipeline_tests.providers.server import ProviderServer
 
 # What the developer's shell says about a real deployment must not reach a test.
@@ -88,34 +89,26 @@ def postgres_url(postgres_server: EmbeddedPostgres) -> str:
 @pytest.fixture
 def database_url(postgres_server: EmbeddedPostgres) -> Iterator[str]:
     """An empty database, for this test alone."""
-    yield from _database(postgres_server, "template1")
+    name = f"test_{secrets.token_hex(6)}"
+    with psycopg.connect(postgres_server.database("postgres"), autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}" STRATEGY file_copy')
+        yield postgres_server.database(name)
+        connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
 @pytest.fixture(scope="session")
-def _migrated_template(postgres_server: EmbeddedPostgres) -> str:
-    from feature_pipeline.storage.migrations import migrate
-
-    name = "migrated_template"
-    with psycopg.connect(postgres_server.database("postgres"), autocommit=True) as connection:
-        connection.execute(f'CREATE DATABASE "{name}"')
-    migrate(postgres_server.database(name))
-    return name
+def databases(postgres_server: EmbeddedPostgres) -> Iterator[Databases]:
+    """Migrated databases that tests take in turn."""
+    found = Databases(postgres_server, "migrated_template")
+    yield found
+    found.close()
 
 
 @pytest.fixture
-def migrated_database_url(
-    postgres_server: EmbeddedPostgres, _migrated_template: str
-) -> Iterator[str]:
+def migrated_database_url(databases: Databases) -> Iterator[str]:
     """A database with every table and no row, for this test alone."""
-    yield from _database(postgres_server, _migrated_template)
-
-
-def _database(server: EmbeddedPostgres, template: str) -> Iterator[str]:
-    name = f"test_{secrets.token_hex(6)}"
-    with psycopg.connect(server.database("postgres"), autocommit=True) as connection:
-        connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}" STRATEGY file_copy')
-        yield server.database(name)
-        connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+    with databases.one() as url:
+        yield url
 
 
 @pytest.fixture(scope="session")

@@ -19,11 +19,15 @@ from feature_pipeline_tests.assets.world import MadeSource, World, make_universe
 
 
 @pytest.fixture(scope="session")
-def new_database(postgres_server, _migrated_template) -> Callable:
+def new_database(postgres_server, databases) -> Callable:
     """Makes migrated databases: `with new_database() as url`; or copies of one that nobody uses."""
 
     @contextmanager
-    def database(template: str = _migrated_template) -> Iterator[str]:
+    def database(template: str | None = None) -> Iterator[str]:
+        if template is None:
+            with databases.one() as url:
+                yield url
+            return
         name = f"test_{secrets.token_hex(6)}"
         with psycopg.connect(postgres_server.database("postgres"), autocommit=True) as link:
             link.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}" STRATEGY file_copy')
