@@ -326,7 +326,7 @@ def _derived(
             stale = pl.concat([stale, _following(store, needed, days, changing)])
     # Of history only what is there, or should be.
     written = store.ledger.revisions(table.asset, reach, end)["day"]
-    expected = pl.concat([written, store.planner.uncollected(table, reach, start)])
+    expected = pl.concat([written, store.planner.holes(table, reach, start)])
     history = stale.filter((stale < start) & stale.is_in(expected.implode()))
     if history.len():
         history = without(history, store.ledger.in_progress(table.asset, history))
@@ -356,7 +356,7 @@ def _refuse_holes(
             continue
         first = store.planner.reach(needed, days.head(1))[0]
         upstream = store.tables[needed.asset]
-        holes = store.planner.uncollected(upstream, first, days[-1] + timedelta(days=1))
+        holes = store.planner.holes(upstream, first, days[-1] + timedelta(days=1))
         if needed.asset in work:
             holes = without(holes, work[needed.asset].days)
         if holes.len():
