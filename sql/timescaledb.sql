@@ -1,41 +1,12 @@
--- What needs TimescaleDB. Not a migration: applied at each `migrate` where the extension is, so it
--- must be idempotent, and it takes tables that already hold rows.
-
-CREATE EXTENSION IF NOT EXISTS timescaledb;
+-- What needs TimescaleDB. Not a migration: applied at each `migrate` where the extension is, after
+-- hypertables.sql, so it must be idempotent.
 
 -- -- tables: what storage_policies says -----------------------------------------------------------
 
--- No default time index: it halves ingest, and chunk pruning serves time ranges. For the same
--- reason the BRIN index of plain PostgreSQL goes.
 DO $$
 DECLARE
     wanted record;
-    brin   regclass;
 BEGIN
-    FOR wanted IN
-        SELECT p.*, to_regclass(p.relation) AS hypertable FROM storage_policies AS p
-        WHERE to_regclass(p.relation) IS NOT NULL
-            AND to_regclass(p.relation) NOT IN (
-                SELECT format('%I.%I', h.hypertable_schema, h.hypertable_name)::regclass
-                FROM timescaledb_information.hypertables AS h
-            )
-    LOOP
-        FOR brin IN
-            SELECT i.indexrelid FROM pg_index AS i
-            JOIN pg_class AS c ON c.oid = i.indexrelid
-            JOIN pg_am AS a ON a.oid = c.relam
-            WHERE i.indrelid = wanted.hypertable AND a.amname = 'brin'
-        LOOP
-            EXECUTE format('DROP INDEX %s', brin);
-        END LOOP;
-        PERFORM create_hypertable(
-            wanted.hypertable,
-            by_range(wanted.time_column::name, wanted.chunk_interval),
-            create_default_indexes => false,
-            migrate_data => true
-        );
-    END LOOP;
-
     -- New chunks get the new length; those that are there stay as they are.
     FOR wanted IN
         SELECT p.*, to_regclass(p.relation) AS hypertable FROM storage_policies AS p
