@@ -21,6 +21,7 @@ from feature_pipeline.automation.publishing import snapshot
 from feature_pipeline.features.catalogue import ALL_TABLES
 from feature_pipeline.partitions import days
 from feature_pipeline.resources import code_versions
+from feature_pipeline.storage import retention
 from feature_pipeline.storage.store import Store
 from feature_pipeline_tests.assets.support import Graph, assert_same_tables, before, failure
 from feature_pipeline_tests.assets.world import (
@@ -184,8 +185,10 @@ def test_nothing_is_known_before_it_could_be(then, minutes, ran):
         assert all(rows["time"].dt.date().max() == date(2019, 6, 12) for rows in left.values())
 
 
-def test_bars_that_would_be_dropped_again_are_refused(ran):
+def test_bars_that_would_be_dropped_again_are_refused(ran, monkeypatch):
     old = date(2017, 6, 1)
+    assert retention.refusal(ran.store.database, "ohlcv_5m", old, NOW.date()) is None
+    monkeypatch.setattr(retention, "timescaledb", lambda _: True)  # as if they were
     says = r"ohlcv_5m is kept for 2 years.*start on or after 2017-06-20"
     with pytest.raises(EstimateError, match=says):
         estimate(ran.store, {}, {}, None, old, END, assets=BARS)
