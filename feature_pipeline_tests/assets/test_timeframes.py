@@ -16,7 +16,7 @@ from feature_pipeline.assets.checks import checks_of
 from feature_pipeline.assets.completeness import row_count
 from feature_pipeline.assets.judgements import no_future
 from feature_pipeline.assets.verdicts import audit
-from feature_pipeline.automation.estimate import EstimateError, estimate
+from feature_pipeline.automation.estimate import EstimateError, default_range, estimate
 from feature_pipeline.automation.publishing import snapshot
 from feature_pipeline.features.catalogue import ALL_TABLES
 from feature_pipeline.partitions import days
@@ -192,6 +192,10 @@ def test_bars_that_would_be_dropped_again_are_refused(ran, monkeypatch):
     says = r"ohlcv_5m is kept for 2 years.*start on or after 2017-06-20"
     with pytest.raises(EstimateError, match=says):
         estimate(ran.store, {}, {}, None, old, END, assets=BARS)
+    # Without a start they begin with the first ones that are kept, also after midnight.
+    start, end = default_range(ran.store, assets=("ohlcv_5m", "ohlcv_1h", "features_1h"))
+    assert (start, end) == (date(2017, 6, 21), NOW.date())
+    assert default_range(ran.store, assets=("ohlcv_1d",))[0] < date(2017, 6, 20)
     result = ran.run(old, old + timedelta(days=1), ["ohlcv_5m"], check=False)
     step, why = failure(result)
     assert step == "ohlcv_5m"
