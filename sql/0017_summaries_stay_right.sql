@@ -9,3 +9,10 @@ CREATE TABLE summaries_due (
     day   date   NOT NULL,
     CONSTRAINT summaries_due_pkey PRIMARY KEY (id)
 );
+
+-- `daily_trading_summary` is refreshed from its beginning on, since a result may become known years
+-- later: where trades had been dropped, it would find none and erase their days.
+UPDATE storage_policies SET retention = NULL WHERE relation = 'trading.trades';
+ALTER TABLE storage_policies ADD CONSTRAINT storage_policies_trades CHECK (
+    relation <> 'trading.trades' OR retention IS NULL
+);

@@ -414,6 +414,23 @@ def test_a_migration_takes_as_long_as_it_takes(database_url: str) -> None:
         assert connection.deadline_s is None  # type: ignore[attr-defined]
 
 
+def test_trades_are_kept_for_ever(database_url: str) -> None:
+    """Their summary begins anew from the first of them at each refresh."""
+    keep = "UPDATE storage_policies SET retention = '{}' WHERE relation = 'trading.trades'"
+    with migrations._session(database_url) as connection:
+        backend = migrations._Backend(connection)
+        for migration in backend.to_apply(migrations._migrations()):
+            if migration.id < "0017":
+                backend.apply_one(migration)
+        connection.execute(keep.format("4 years"))
+    migrate(database_url)
+    with psycopg.connect(database_url) as connection:
+        query = "SELECT retention FROM storage_policies WHERE relation = 'trading.trades'"
+        assert connection.execute(query).fetchone() == (None,)
+        with pytest.raises(psycopg.errors.CheckViolation, match="storage_policies_trades"):
+            connection.execute(keep.format("4 years"))
+
+
 def test_errors_name_the_database_and_not_the_password(database_url: str) -> None:
     wrong = database_url.replace("@", "hunter2@")
     for function in (migrate, pending):
