@@ -210,6 +210,38 @@ def test_bars_that_would_be_dropped_again_are_refused(ran, monkeypatch):
     assert found.work["ohlcv_5m"].rows == 4 * 78 * 3
 
 
+def test_behind_bars_that_were_dropped_values_are_missing(then, minutes):
+    """A change of code computes the first days that are kept, and makes nothing up."""
+    names = [name for name in INTRADAY if name.endswith("_5m")]
+    computed = [name for name in names if name in DERIVED]
+    with then(minutes) as other:
+        other.run(START, END, [*names, *EVENTS, "insider_transactions"])
+        before_it = other.table("features_5m", SPLIT_DAY, END)
+        with other.store.database.connection() as link:
+            for name in names:
+                link.execute(
+                    "INSERT INTO dropped_days SELECT asset, day, sum(rows) FROM partition_ledger"
+                    " WHERE asset = %s AND day < %s GROUP BY asset, day",
+                    [name, SPLIT_DAY],
+                )
+                link.execute(f"DELETE FROM {name} WHERE time < %s", [SPLIT_DAY])
+            link.execute("DELETE FROM partition_ledger WHERE asset = ANY(%s) AND day < %s", [
+                names, SPLIT_DAY
+            ])  # fmt: skip
+        versions = dict.fromkeys(computed, "next")
+        other.run(SPLIT_DAY, END, computed, versions=versions)
+        for name in computed:
+            assert other.store.pending(name, START, END, "next").is_empty(), name
+        after = other.table("features_5m", SPLIT_DAY, END)
+        assert after["time"].equals(before_it["time"])
+        looks_back = pl.col("time") < datetime(2019, 6, 11, 15, 10, tzinfo=UTC)  # 20 bars
+        known = after.select(looks_back.alias("early"), known=pl.col("returns_20").is_not_null())
+        assert (known["known"] != known["early"]).all()
+        vectors = other.table("state_vectors_5m", SPLIT_DAY, END).filter(looks_back)
+        assert vectors["close"].null_count() == vectors.height > 0
+        assert all("close" in missing for missing in vectors["missing"].to_list())
+
+
 def test_checks_count_by_the_grid(ran):
     lost = row_count(ran.store, audit(ran.store, "ohlcv_5m", START, END))
     assert not lost.passed
