@@ -1,41 +1,12 @@
--- What needs TimescaleDB. Not a migration: applied at each `migrate` where the extension is, so it
--- must be idempotent, and it takes tables that already hold rows.
-
-CREATE EXTENSION IF NOT EXISTS timescaledb;
+-- What needs TimescaleDB. Not a migration: applied at each `migrate` where the extension is, after
+-- hypertables.sql, so it must be idempotent.
 
 -- -- tables: what storage_policies says -----------------------------------------------------------
 
--- No default time index: it halves ingest, and chunk pruning serves time ranges. For the same
--- reason the BRIN index of plain PostgreSQL goes.
 DO $$
 DECLARE
     wanted record;
-    brin   regclass;
 BEGIN
-    FOR wanted IN
-        SELECT p.*, to_regclass(p.relation) AS hypertable FROM storage_policies AS p
-        WHERE to_regclass(p.relation) IS NOT NULL
-            AND to_regclass(p.relation) NOT IN (
-                SELECT format('%I.%I', h.hypertable_schema, h.hypertable_name)::regclass
-                FROM timescaledb_information.hypertables AS h
-            )
-    LOOP
-        FOR brin IN
-            SELECT i.indexrelid FROM pg_index AS i
-            JOIN pg_class AS c ON c.oid = i.indexrelid
-            JOIN pg_am AS a ON a.oid = c.relam
-            WHERE i.indrelid = wanted.hypertable AND a.amname = 'brin'
-        LOOP
-            EXECUTE format('DROP INDEX %s', brin);
-        END LOOP;
-        PERFORM create_hypertable(
-            wanted.hypertable,
-            by_range(wanted.time_column::name, wanted.chunk_interval),
-            create_default_indexes => false,
-            migrate_data => true
-        );
-    END LOOP;
-
     -- New chunks get the new length; those that are there stay as they are.
     FOR wanted IN
         SELECT p.*, to_regclass(p.relation) AS hypertable FROM storage_policies AS p
@@ -301,7 +272,7 @@ CREATE OR REPLACE FUNCTION summarisable(base text) RETURNS tstzmultirange LANGUA
 $$;
 
 -- Brings the ledger in line with retention, and the summaries with every day that was written since,
--- however old; but for today, which real time adds, and the policies once its buckets are over. A
+-- or whose rows count differently (`summaries_due`), however old; but for today, which real time adds, and the policies once its buckets are over. A
 -- job of TimescaleDB calls it; so may the owner: CALL maintain_storage().
 CREATE OR REPLACE PROCEDURE maintain_storage(job_id int DEFAULT NULL, config jsonb DEFAULT NULL)
 LANGUAGE plpgsql AS $$
@@ -311,6 +282,7 @@ DECLARE
     name   text;
     seen   bigint;
     newest bigint;
+    due    bigint[];
     today  date := (now() AT TIME ZONE 'UTC')::date;
 BEGIN
     IF NOT pg_try_advisory_lock(hashtext('maintain_storage')) THEN
@@ -327,14 +299,21 @@ BEGIN
     LOOP
         SELECT max(l.revision) INTO newest FROM partition_ledger AS l WHERE l.asset = root.base;
         SELECT max(p.revision) INTO seen FROM summary_progress AS p WHERE p.relation = root.base;
-        CONTINUE WHEN newest IS NULL OR newest <= seen;
+        SELECT array_agg(d.id) INTO due FROM summaries_due AS d WHERE d.asset = root.base;
+        CONTINUE WHEN newest IS NULL OR (newest <= seen AND due IS NULL);
         FOR span IN
             SELECT
-                min(l.day)::timestamp AT TIME ZONE 'UTC' AS first,
-                (max(l.day) + 1)::timestamp AT TIME ZONE 'UTC' AS until
-            FROM unnest(summarisable(root.base)) AS s (span)
-            JOIN partition_ledger AS l ON s.span @> (l.day::timestamp AT TIME ZONE 'UTC')
-            WHERE l.asset = root.base AND l.revision > coalesce(seen, 0) AND l.day < today
+                min(c.day)::timestamp AT TIME ZONE 'UTC' AS first,
+                (max(c.day) + 1)::timestamp AT TIME ZONE 'UTC' AS until
+            FROM (
+                SELECT l.day FROM partition_ledger AS l
+                WHERE l.asset = root.base AND l.revision > coalesce(seen, 0)
+                UNION
+                SELECT d.day FROM summaries_due AS d WHERE d.id = ANY (due)
+            ) AS c
+            JOIN unnest(summarisable(root.base)) AS s (span)
+                ON s.span @> (c.day::timestamp AT TIME ZONE 'UTC')
+            WHERE c.day < today
             GROUP BY s.span ORDER BY s.span
         LOOP
             FOREACH name IN ARRAY root.summaries LOOP
@@ -343,6 +322,7 @@ BEGIN
         END LOOP;
         INSERT INTO summary_progress AS p VALUES (root.base, newest)
         ON CONFLICT (relation) DO UPDATE SET revision = EXCLUDED.revision;
+        DELETE FROM summaries_due AS d WHERE d.id = ANY (due);
         COMMIT;
     END LOOP;
     PERFORM pg_advisory_unlock(hashtext('maintain_storage'));

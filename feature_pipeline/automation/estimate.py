@@ -169,8 +169,11 @@ class Estimate:
         return sum(one.seconds for one in self.work.values()) + begun * (START_S + RUN_S)
 
 
-def default_range(store: Store, symbols: Sequence[str] = ()) -> tuple[date, date]:
-    """[start, end): all days of these instruments (or of all), to the last finished session.
+def default_range(
+    store: Store, symbols: Sequence[str] = (), assets: Sequence[str] = ()
+) -> tuple[date, date]:
+    """[start, end): all days of these instruments (or of all), to the last finished session; of
+    bars among the assets that are not kept for ever those that are.
 
     Raises:
         UniverseError: a symbol is unknown.
@@ -178,8 +181,10 @@ def default_range(store: Store, symbols: Sequence[str] = ()) -> tuple[date, date
     """
     universe = store.universe
     chosen = [universe.resolve(s) for s in symbols] or list(universe.instruments)
-    start = max(min(i.first_day for i in chosen), GRID_START)
     tomorrow = store.clock().date() + timedelta(days=1)
+    # As of tomorrow: a run that begins after midnight would be refused for today's first day.
+    kept = [retention.kept_from(store.database, asset, tomorrow) for asset in _aging(store, assets)]
+    start = max(min(i.first_day for i in chosen), GRID_START, *filter(None, kept))
     finished = store.planner.finished(start, tomorrow, [i.id for i in chosen])["day"]
     if finished.is_empty():
         raise EstimateError(
@@ -275,10 +280,16 @@ def _refuse_old(store: Store, assets: Sequence[str], start: date) -> None:
             raise EstimateError(
                 f"there is no {asset} here: add {of(asset)} to `timeframes` in universe.yaml"
             )
-        if store.tables[asset].intraday and not store.tables[asset].derived:
-            refused = retention.refusal(store.database, asset, start, store.clock().date())
-            if refused:
-                raise EstimateError(refused)
+    for asset in _aging(store, assets):
+        refused = retention.refusal(store.database, asset, start, store.clock().date())
+        if refused:
+            raise EstimateError(refused)
+
+
+def _aging(store: Store, assets: Sequence[str]) -> list[str]:
+    """Those of the assets that are intraday bars."""
+    tables = [store.tables[asset] for asset in assets if asset in store.tables]
+    return [table.asset for table in tables if table.intraday and not table.derived]
 
 
 # -- which days -----------------------------------------------------------------------------------
@@ -326,7 +337,7 @@ def _derived(
             stale = pl.concat([stale, _following(store, needed, days, changing)])
     # Of history only what is there, or should be.
     written = store.ledger.revisions(table.asset, reach, end)["day"]
-    expected = pl.concat([written, store.planner.uncollected(table, reach, start)])
+    expected = pl.concat([written, store.planner.holes(table, reach, start)])
     history = stale.filter((stale < start) & stale.is_in(expected.implode()))
     if history.len():
         history = without(history, store.ledger.in_progress(table.asset, history))
@@ -356,7 +367,7 @@ def _refuse_holes(
             continue
         first = store.planner.reach(needed, days.head(1))[0]
         upstream = store.tables[needed.asset]
-        holes = store.planner.uncollected(upstream, first, days[-1] + timedelta(days=1))
+        holes = store.planner.holes(upstream, first, days[-1] + timedelta(days=1))
         if needed.asset in work:
             holes = without(holes, work[needed.asset].days)
         if holes.len():

@@ -470,8 +470,8 @@ class _Tick:
                 if unit.asset == asset and unit.days.is_in(days.implode()).any():
                     self._trouble(
                         unit,
-                        f"{_said(asset, unit.days)} cannot be computed: they read {root}, which "
-                        "nobody has asked for; materialise that first",
+                        f"{_said(asset, unit.days)} cannot be computed: they read {root}; "
+                        "materialise that first",
                     )
 
     def _being_written(self, assets: Sequence[str], start: date, end: date) -> bool:

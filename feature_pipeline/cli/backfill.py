@@ -44,7 +44,11 @@ def _completed(incomplete: str, known: Any) -> list[str]:
 
 def backfill(
     start: Annotated[
-        str, typer.Option(help="First UTC day, YYYY-MM-DD; default: the symbols' own first day.")
+        str,
+        typer.Option(
+            help="First UTC day, YYYY-MM-DD; default: the symbols' own first day, of intraday bars "
+            "the first one that is kept."
+        ),
     ] = "",
     end: Annotated[
         str,
@@ -188,7 +192,7 @@ def outlook(
     ids = [held.universe.resolve(symbol).id for symbol in symbols]
     with held.database:
         if not (start and end):
-            first, beyond = default_range(held, ids)
+            first, beyond = default_range(held, ids, chosen)
             start = start or first.isoformat()
             end = end or max(start, (beyond - timedelta(days=1)).isoformat())
         return estimate(

@@ -258,10 +258,14 @@ class Database:
             finally:
                 pool.putconn(held)
 
-    def dedicated(self) -> psycopg.Connection[Any]:
+    def dedicated(self, *, patient: bool = False) -> psycopg.Connection[Any]:
         """A connection of its own, in autocommit mode, that the caller closes.
 
         For what must live as long as its process and no longer: session-level locks.
+
+        Args:
+            patient: a statement may take as long as it takes; a server that vanished is noticed
+                all the same.
 
         Raises:
             DatabaseError: see `connection`.
@@ -269,6 +273,9 @@ class Database:
         with self.explained():
             connection = self._connect()
             connection.autocommit = True
+            if patient:
+                connection.execute("SET statement_timeout = 0")
+                connection.deadline_s = None
             return connection
 
     def _open(self) -> ConnectionPool[_Connection]:

@@ -16,10 +16,17 @@ from feature_pipeline.schemas import FILLED
 _KEY = ["symbol", "time"]
 _OF = ["symbol", "session"]
 _PRICES = ("open", "high", "low", "close")
+_NO_DAYS = pl.Series("day", [], dtype=pl.Date)
 
 
 def on_the_grid(
-    rows: pl.DataFrame, grid: pl.DataFrame, *, bars: bool, now: datetime, delay: timedelta
+    rows: pl.DataFrame,
+    grid: pl.DataFrame,
+    *,
+    bars: bool,
+    now: datetime,
+    delay: timedelta,
+    dropped: pl.Series = _NO_DAYS,
 ) -> pl.DataFrame:
     """The rows, with those that lack between them.
 
@@ -29,7 +36,8 @@ def on_the_grid(
     known before it could be, and no session depends on the one before it.
 
     A session without any row is a gap once it is over: its rows have symbol, time and session
-    alone. One that has just begun is not there yet.
+    alone. One that has just begun is not there yet. Of a session that is kept in part, what lies on
+    a dropped day is a gap too, and with it what would stand before its first trade.
 
     Args:
         rows: of an intraday table: symbol, time, available_at, availability_basis, session and
@@ -38,6 +46,7 @@ def on_the_grid(
         bars: whether they are bars, and do not derive from them.
         now: UTC; what is not over by then is not filled.
         delay: how long after its end a bar may rightly be missing, unless a later one is there.
+        dropped: UTC days of which rows are not kept any more.
 
     Returns:
         The columns of `rows` and FILLED, sorted by symbol and time.
@@ -62,7 +71,10 @@ def on_the_grid(
     every = (
         every.join(last, on=_OF, how="left")
         .sort(_KEY)
-        .with_columns(traded=pl.col("real").any().over(_OF))
+        .with_columns(
+            traded=pl.col("real").any().over(_OF),
+            dropped=pl.col("time").dt.date().is_in(dropped.implode()) & ~pl.col("real"),
+        )
         .filter(pl.col("traded") | (pl.col("last") + delay <= now))
     )
     return _filled(every, rows.columns, bars=bars)
@@ -80,7 +92,9 @@ def _filled(every: pl.DataFrame, columns: list[str], *, bars: bool) -> pl.DataFr
         )
     )
     repeated = every.select(pl.all().gather(every["at"]))
-    made, first = every["traded"] & ~every["real"], every["first"]
+    unknown = pl.col("dropped") | (pl.col("first") & pl.col("dropped").any().over(_OF))
+    made = every.select(pl.col("traded") & ~pl.col("real") & ~unknown).to_series()
+    first = every["first"]
     known = (
         pl.when(first)
         .then(repeated["available_at"])

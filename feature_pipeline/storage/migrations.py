@@ -1,9 +1,9 @@
 """Bring a database to the schema of `sql/`.
 
 The numbered files are applied once each, in order, by yoyo-migrations. After them, every time:
-`sql/summaries.sql`, then `sql/timescaledb.sql` and `sql/roles.sql`, where the extension is there,
-and where roles are or may be made, and so also after these came later. What a table is stands in
-the SQL and in `schemas`; a test holds the two together.
+`sql/summaries.sql`, then `sql/hypertables.sql` and `sql/timescaledb.sql`, where the extension is
+there, and `sql/roles.sql`, where roles are or may be made, and so also after these came later. What
+a table is stands in the SQL and in `schemas`; a test holds the two together.
 """
 
 from __future__ import annotations
@@ -102,7 +102,8 @@ def migrate(database_url: str) -> list[str]:
         Names of the migrations that were applied, in order.
 
     Raises:
-        DatabaseError: the database cannot be reached or refuses; TimescaleDB is too old.
+        DatabaseError: the database cannot be reached or refuses; the TimescaleDB in it
+            is too old.
     """
     with _session(database_url) as connection:
         backend = _Backend(connection)
@@ -145,8 +146,8 @@ def _migrations() -> MigrationList:
 @contextmanager
 def _session(database_url: str) -> Iterator[psycopg.Connection[Any]]:
     """A connection that alone may migrate, for as long as it is open."""
-    with Database(database_url, timeout_s=600.0, name="feature_pipeline migrate") as database:
-        connection = database.dedicated()
+    with Database(database_url, name="feature_pipeline migrate") as database:
+        connection = database.dedicated(patient=True)  # rewriting a large table takes hours
         try:
             with database.explained():
                 connection.execute("SELECT set_config('lock_timeout', %s, false)", [_LOCK_WAIT])
@@ -162,19 +163,9 @@ def _session(database_url: str) -> Iterator[psycopg.Connection[Any]]:
             connection.close()
 
 
-def require_version(version: str) -> None:
-    """Refuse a TimescaleDB that has lost rows.
-
-    Raises:
-        DatabaseError: it is older than `MINIMUM_TIMESCALEDB`.
-    """
-    numbers = tuple(int(n) for n in re.findall(r"\d+", version)[:3])
-    if numbers < MINIMUM_TIMESCALEDB:
-        wanted = ".".join(map(str, MINIMUM_TIMESCALEDB))
-        raise DatabaseError(
-            f"TimescaleDB {version} is too old: releases before {wanted} had DELETEs on "
-            "compressed chunks remove wrong rows; upgrade it (ALTER EXTENSION timescaledb UPDATE)"
-        )
+def too_old(version: str) -> bool:
+    """Whether it is a TimescaleDB older than `MINIMUM_TIMESCALEDB`."""
+    return tuple(int(n) for n in re.findall(r"\d+", version)[:3]) < MINIMUM_TIMESCALEDB
 
 
 def _apply_timescaledb(connection: psycopg.Connection[Any]) -> None:
@@ -186,17 +177,32 @@ def _apply_timescaledb(connection: psycopg.Connection[Any]) -> None:
     if row is None:
         log.info("TimescaleDB is not available: plain tables")
         return
-    installed, default = row
-    version = installed or default
-    require_version(version)
+    installed, available = row
+    wanted = ".".join(map(str, MINIMUM_TIMESCALEDB))
+    if installed and too_old(installed):
+        raise DatabaseError(
+            f"TimescaleDB {installed} is too old: releases before {wanted} had DELETEs on "
+            "compressed chunks remove wrong rows; upgrade it (ALTER EXTENSION timescaledb UPDATE)"
+        )
     preloaded = connection.execute(
         "SELECT setting ~ 'timescaledb' FROM pg_settings WHERE name = 'shared_preload_libraries'"
     ).fetchone()
     if not installed and preloaded == (False,):
         log.warning(
-            "TimescaleDB %s is there but not in shared_preload_libraries: plain tables", version
+            "TimescaleDB %s is there but not in shared_preload_libraries: plain tables", available
         )
         return
+    if not installed and too_old(available):
+        log.warning(
+            "TimescaleDB %s is there but older than %s: plain tables; install a newer package and "
+            "migrate again",
+            available,
+            wanted,
+        )
+        return
+    connection.execute("CREATE EXTENSION IF NOT EXISTS timescaledb")
+    # Not in a transaction: it commits after each table.
+    connection.execute((SQL / "hypertables.sql").read_text(encoding="utf-8"))
     _apply(connection, "timescaledb.sql")
 
 

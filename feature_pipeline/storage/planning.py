@@ -364,6 +364,22 @@ class Planner:
         """Those of the expected days that nobody has written."""
         return without(self.expected_days(table, start, end), self._written(table, start, end))
 
+    def holes(self, table: TableSchema, start: date, end: date) -> pl.Series:
+        """Those of the expected days that somebody would have to write before anything is computed
+        from them: what is gone for good is missing, and waits for nobody."""
+        found = self.uncollected(table, start, end)
+        return without(found, self.gone(table, start, end)) if found.len() else found
+
+    def gone(self, table: TableSchema, start: date, end: date) -> pl.Series:
+        """The days in [start, end) that retention dropped and that nothing here can bring back,
+        sorted: of what is computed, those whose own bars are gone."""
+        dropped = self.ledger.dropped_days(table.asset, start, end)
+        if dropped.is_empty() or not table.derived:
+            return dropped
+        needed = [self.tables[n.asset] for n in table.inputs if n.on_missing == "fail"]
+        lost = pl.concat([dropped.clear(), *(self.gone(one, start, end) for one in needed)])
+        return dropped.filter(dropped.is_in(lost.implode()))
+
     def _written(self, table: TableSchema, start: date, end: date) -> pl.Series:
         """The days in [start, end) that are written; of what several models write, by ours."""
         if not table.written_by:
@@ -415,7 +431,7 @@ class Planner:
         null `symbol` where rows do not belong to instruments, and where they are computed.
         """
         if table.derived or not table.about_instruments:
-            days = self.uncollected(table, start, end)
+            days = self.holes(table, start, end)
             missing = days.to_frame("day").with_columns(symbol=pl.lit(None, pl.String))
             return pl.concat([missing, self._on_again(table, start, end)])
         if _collects(table):
@@ -526,7 +542,7 @@ class Planner:
             retry_error_callback=lambda state: state.outcome.result() if state.outcome else None,
         )(missing)
         # A writer may have finished between the look at the ledger and the look at who is writing.
-        holes = missing() if holes.len() else holes
+        holes = without(missing(), self.gone(upstream, first, end)) if holes.len() else holes
         if holes.is_empty() or needed.on_missing == "gap":
             return
         more = f" and {holes.len() - 1} more days" if holes.len() > 1 else ""
@@ -555,13 +571,14 @@ class Planner:
     def _stale(
         self, table: TableSchema, days: pl.Series, upstream: pl.DataFrame, code_version: str
     ) -> pl.Series:
-        """The days that are unwritten, older than what they follow from, or of other code."""
+        """The days that are unwritten, older than what they follow from, or of other code, unless
+        they are gone for good: nothing would be written of those but that they are empty."""
         held = self.ledger.rows(table.asset, *_span(days))
         current = held.join(upstream, on="day", suffix="_now").filter(
             pl.col("code_version") == code_version,
             pl.col("upstream_revision") >= pl.col("upstream_revision_now"),
         )
-        return without(days, current["day"])
+        return without(without(days, current["day"]), self.gone(table, *_span(days)))
 
     def _inherited(self, table: TableSchema, days: pl.Series) -> pl.DataFrame:
         """What the inputs could not collect of these days: exceptions named after the input."""

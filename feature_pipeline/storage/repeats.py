@@ -61,9 +61,16 @@ def _stored(database: Database, table: TableSchema, rows: pl.DataFrame) -> pl.Da
 
 
 def _mark(connection: psycopg.Connection, table: TableSchema, keys: pl.DataFrame) -> None:
+    """Their days keep their revision, so a summary that is stored is told (see
+    `sql/0017_summaries_stay_right.sql`); where it is a view, nobody has to be."""
     connection.execute(
         sql.SQL(
-            "UPDATE {} t SET repeated = true FROM {} WHERE {} AND t.available_at BETWEEN {} AND {}"
+            "WITH marked AS ("
+            " UPDATE {} t SET repeated = true FROM {} WHERE {}"
+            " AND t.available_at BETWEEN {} AND {}"
+            " RETURNING (t.available_at AT TIME ZONE 'UTC')::date AS day"
+            ") INSERT INTO summaries_due (asset, day) SELECT DISTINCT {}, day FROM marked"
+            " WHERE EXISTS (SELECT FROM pg_extension WHERE extname = 'timescaledb')"
         ).format(
             sql.Identifier(table.table),
             statements.things(table, keys, table.key),
@@ -72,5 +79,6 @@ def _mark(connection: psycopg.Connection, table: TableSchema, keys: pl.DataFrame
             ),
             sql.Literal(keys["available_at"].min()),
             sql.Literal(keys["available_at"].max()),
+            sql.Literal(table.asset),
         )
     )

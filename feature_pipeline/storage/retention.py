@@ -66,28 +66,36 @@ def timescaledb(database: Database) -> bool:
 
 
 def kept_from(database: Database, relation: str, today: date) -> date | None:
-    """The first UTC day of a table that is kept for as long as its policy says; None: every day.
+    """The first UTC day of a table that is kept for as long as its policy says; None: every day, as
+    on plain PostgreSQL.
 
     What is older than that should not be asked for: retention counts from when a chunk was made,
     so it would be stored, and then dropped though nobody meant to have it.
     """
-    found = database.read_frame(
-        f"SELECT ('{today}'::date - retention)::date AS day FROM storage_policies"
-        f" WHERE relation = '{relation}' AND retention IS NOT NULL"
-    )
-    return found["day"].item() if found.height else None
+    found = _limit(database, relation, today)
+    return found[0] if found else None
 
 
 def refusal(database: Database, relation: str, start: date, today: date) -> str | None:
     """Why the days from `start` on are not to be backfilled into a table, in one line; None: they
     may."""
-    first = kept_from(database, relation, today)
-    if first is None or start >= first:
+    found = _limit(database, relation, today)
+    if found is None or start >= found[0]:
         return None
-    kept = database.read_frame(
-        f"SELECT retention::text AS kept FROM storage_policies WHERE relation = '{relation}'"
-    ).item()
+    first, kept = found
     return (
         f"{relation} is kept for {kept}, and {start} is older: start on or after {first}, or keep "
         "the table longer (docs/how-to/timescaledb.md)"
     )
+
+
+def _limit(database: Database, relation: str, today: date) -> tuple[date, str] | None:
+    """The first day that is kept, and for how long it is, in PostgreSQL's words."""
+    if not timescaledb(database):
+        return None
+    found = database.read_frame(
+        "SELECT (%s::date - retention)::date AS day, retention::text AS kept FROM storage_policies"
+        " WHERE relation = %s AND retention IS NOT NULL",
+        [today, relation],
+    )
+    return found.row(0) if found.height else None

@@ -249,6 +249,7 @@ class Store:
                 bars=not table.derived,
                 now=self.clock(),
                 delay=self.publication_delay,
+                dropped=self.ledger.dropped_days(table.asset, start, end),
             ).select(*wanted, FILLED)
         if grid:
             sessions = self._planner.finished(start, end, symbols).select("symbol", "time")

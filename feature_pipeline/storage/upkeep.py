@@ -50,9 +50,10 @@ def mendable(planner: Planner, asset: str, start: date, end: date, code_version:
     def absent(needed: Input, first: date, last: date) -> pl.Series:
         if needed.on_missing == "gap":
             return _NO_DAYS
-        return planner.uncollected(planner.tables[needed.asset], first, last)
+        return planner.holes(planner.tables[needed.asset], first, last)
 
     stale = planner.pending(asset, start, end, code_version)
+    stale = without(stale, planner.ledger.dropped_days(asset, start, end))
     return without(stale, waiting(planner, table, stale, absent))
 
 
@@ -113,6 +114,10 @@ class LedgerNow(Ledger):
     def days(self, asset: str) -> pl.Series:
         """Every written day, sorted."""
         return self._held.get(asset, self._none)["day"].unique(maintain_order=True)
+
+    def dropped_days(self, asset: str, start: date, end: date) -> pl.Series:
+        """See `Ledger.dropped_days`."""
+        return _within(self.dropped(asset), start, end)
 
     def dropped(self, asset: str) -> pl.Series:
         """The days that retention dropped, and that nobody has written since, sorted."""
@@ -253,7 +258,8 @@ class Upkeep:
 
     def _unwritten(self, table: TableSchema, start: date, end: date) -> pl.Series:
         written = self.ledger.revisions(table.asset, start, end)["day"]
-        return without(self._expected(table, start, end), written)
+        holes = without(self._expected(table, start, end), written)
+        return without(holes, self.planner.gone(table, start, end))
 
     # -- what is amiss ------------------------------------------------------------------------
 
@@ -338,7 +344,9 @@ class Upkeep:
                 holes = self._unwritten(upstream, first, day + _DAY)
                 holes = without(holes, coming.get(needed.asset, _NO_DAYS))
                 if holes.len():
-                    return f"{needed.asset} from {holes[0]} to {holes[-1]}"
+                    dropped = self.ledger.dropped_days(needed.asset, holes[0], holes[-1] + _DAY)
+                    why = "nobody has asked for" if without(holes, dropped).len() else "was dropped"
+                    return f"{needed.asset} from {holes[0]} to {holes[-1]}, which {why}"
         return None
 
     def stretch(

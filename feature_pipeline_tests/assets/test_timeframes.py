@@ -16,11 +16,12 @@ from feature_pipeline.assets.checks import checks_of
 from feature_pipeline.assets.completeness import row_count
 from feature_pipeline.assets.judgements import no_future
 from feature_pipeline.assets.verdicts import audit
-from feature_pipeline.automation.estimate import EstimateError, estimate
+from feature_pipeline.automation.estimate import EstimateError, default_range, estimate
 from feature_pipeline.automation.publishing import snapshot
 from feature_pipeline.features.catalogue import ALL_TABLES
 from feature_pipeline.partitions import days
 from feature_pipeline.resources import code_versions
+from feature_pipeline.storage import retention
 from feature_pipeline.storage.store import Store
 from feature_pipeline_tests.assets.support import Graph, assert_same_tables, before, failure
 from feature_pipeline_tests.assets.world import (
@@ -184,11 +185,17 @@ def test_nothing_is_known_before_it_could_be(then, minutes, ran):
         assert all(rows["time"].dt.date().max() == date(2019, 6, 12) for rows in left.values())
 
 
-def test_bars_that_would_be_dropped_again_are_refused(ran):
+def test_bars_that_would_be_dropped_again_are_refused(ran, monkeypatch):
     old = date(2017, 6, 1)
+    assert retention.refusal(ran.store.database, "ohlcv_5m", old, NOW.date()) is None
+    monkeypatch.setattr(retention, "timescaledb", lambda _: True)  # as if they were
     says = r"ohlcv_5m is kept for 2 years.*start on or after 2017-06-20"
     with pytest.raises(EstimateError, match=says):
         estimate(ran.store, {}, {}, None, old, END, assets=BARS)
+    # Without a start they begin with the first ones that are kept, also after midnight.
+    start, end = default_range(ran.store, assets=("ohlcv_5m", "ohlcv_1h", "features_1h"))
+    assert (start, end) == (date(2017, 6, 21), NOW.date())
+    assert default_range(ran.store, assets=("ohlcv_1d",))[0] < date(2017, 6, 20)
     result = ran.run(old, old + timedelta(days=1), ["ohlcv_5m"], check=False)
     step, why = failure(result)
     assert step == "ohlcv_5m"
@@ -201,6 +208,38 @@ def test_bars_that_would_be_dropped_again_are_refused(ran):
         ran.store, versions, sources, ran.source, START, END, assets=BARS, refetch=True
     )
     assert found.work["ohlcv_5m"].rows == 4 * 78 * 3
+
+
+def test_behind_bars_that_were_dropped_values_are_missing(then, minutes):
+    """A change of code computes the first days that are kept, and makes nothing up."""
+    names = [name for name in INTRADAY if name.endswith("_5m")]
+    computed = [name for name in names if name in DERIVED]
+    with then(minutes) as other:
+        other.run(START, END, [*names, *EVENTS, "insider_transactions"])
+        before_it = other.table("features_5m", SPLIT_DAY, END)
+        with other.store.database.connection() as link:
+            for name in names:
+                link.execute(
+                    "INSERT INTO dropped_days SELECT asset, day, sum(rows) FROM partition_ledger"
+                    " WHERE asset = %s AND day < %s GROUP BY asset, day",
+                    [name, SPLIT_DAY],
+                )
+                link.execute(f"DELETE FROM {name} WHERE time < %s", [SPLIT_DAY])
+            link.execute("DELETE FROM partition_ledger WHERE asset = ANY(%s) AND day < %s", [
+                names, SPLIT_DAY
+            ])  # fmt: skip
+        versions = dict.fromkeys(computed, "next")
+        other.run(SPLIT_DAY, END, computed, versions=versions)
+        for name in computed:
+            assert other.store.pending(name, START, END, "next").is_empty(), name
+        after = other.table("features_5m", SPLIT_DAY, END)
+        assert after["time"].equals(before_it["time"])
+        looks_back = pl.col("time") < datetime(2019, 6, 11, 15, 10, tzinfo=UTC)  # 20 bars
+        known = after.select(looks_back.alias("early"), known=pl.col("returns_20").is_not_null())
+        assert (known["known"] != known["early"]).all()
+        vectors = other.table("state_vectors_5m", SPLIT_DAY, END).filter(looks_back)
+        assert vectors["close"].null_count() == vectors.height > 0
+        assert all("close" in missing for missing in vectors["missing"].to_list())
 
 
 def test_checks_count_by_the_grid(ran):

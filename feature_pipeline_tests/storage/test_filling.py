@@ -45,8 +45,15 @@ def rows(*minutes: int, day: date = DAYS[0]) -> pl.DataFrame:
     )
 
 
-def filled(frame: pl.DataFrame, now: datetime = NOW, *, bars: bool = True) -> pl.DataFrame:
-    found = on_the_grid(frame, GRID, bars=bars, now=now, delay=DELAY)
+def filled(
+    frame: pl.DataFrame,
+    now: datetime = NOW,
+    *,
+    bars: bool = True,
+    grid: pl.DataFrame = GRID,
+    **more,
+) -> pl.DataFrame:
+    found = on_the_grid(frame, grid, bars=bars, now=now, delay=DELAY, **more)
     assert found.columns == [*frame.columns, FILLED]
     return found
 
@@ -104,3 +111,25 @@ def test_a_session_does_not_depend_on_the_one_before_it():
 def test_where_nothing_lacks_nothing_changes():
     whole = pl.concat([rows(*range(5)), rows(*range(5), day=DAYS[1])])
     assert filled(whole).drop(FILLED).equals(whole)
+
+
+def test_of_a_session_that_was_dropped_in_part_nothing_is_made_up():
+    """A session over midnight UTC, of whose first day the chunk is gone."""
+    midnight = datetime(2024, 1, 17, tzinfo=UTC)
+    night = pl.DataFrame(
+        {"symbol": "A", "time": [midnight + n * MINUTE for n in range(-2, 4)], "session": DAYS[1]},
+        schema_overrides={"time": UTC_TIME},
+    ).with_columns(end=pl.col("time") + MINUTE)
+    kept = rows(1, 3).with_columns(
+        time=pl.col("time") - opening(DAYS[0]) + midnight, session=pl.lit(DAYS[1])
+    )
+    dropped = pl.Series([DAYS[0]])
+    for bars in (True, False):
+        found = filled(kept, bars=bars, grid=night, dropped=dropped)
+        assert found["time"].to_list() == night["time"].to_list()
+        gaps = found.filter(pl.col("available_at").is_null())
+        assert gaps["time"].to_list() == night["time"][:3].to_list()
+        assert gaps["close"].null_count() == gaps.height
+        assert not gaps[FILLED].any()
+        assert found["close"][3:].to_list() == [11.0, 11.0, 31.0]
+    assert filled(kept, grid=night)["close"].null_count() == 0

@@ -155,6 +155,30 @@ def test_what_appeared_first_may_be_written_last(link, write):
     assert summary(link, "model = 'm'")[0][5:] == (0.7, None, 1)
 
 
+@pytest.mark.parametrize("database", ["timescaledb"], indirect=True)
+@pytest.mark.timescaledb
+def test_a_stored_summary_hears_of_an_earlier_appearance(link, write):
+    """The day that loses its document is not written anew: its revision is the old one."""
+    asked = (
+        "SELECT date_trunc('hour', available_at, 'UTC'), avg(sentiment), count(*)"
+        " FROM sentiment_scores WHERE NOT repeated GROUP BY 1 ORDER BY 1"
+    )
+    revisions = "SELECT day, revision FROM partition_ledger WHERE day >= '2020-01-15' ORDER BY 1"
+
+    def summed() -> list[tuple[Any, ...]]:
+        link.execute("CALL maintain_storage()")
+        assert link.execute("SELECT count(*) FROM summaries_due").fetchone() == (0,)
+        return [(row[0], row[5], row[7]) for row in summary(link)]
+
+    later = NINE + timedelta(days=9)
+    write(score("a", later, -1.0), score("b", later, 0.0), score("a", later + 50 * HOUR, 0.2))
+    assert summed() == [(later, -0.5, 2)]
+    known = link.execute(revisions).fetchall()
+    write(score("a", NINE, 0.5))
+    assert summed() == [(NINE, 0.5, 1), (later, 0.0, 1)] == link.execute(asked).fetchall()
+    assert link.execute(revisions).fetchall() == known
+
+
 def test_what_is_collected_again_is_not_counted_again(desk: Desk):
     """Through the write contract: an edited article is a new version, and no new article."""
     desk.store = replace(desk.store, tables=TABLES)

@@ -407,6 +407,30 @@ def test_rows_of_every_earlier_version_arrive_at_the_newest(
     assert head == fresh
 
 
+def test_a_migration_takes_as_long_as_it_takes(database_url: str) -> None:
+    limits = "SELECT current_setting('statement_timeout'), current_setting('lock_timeout')"
+    with migrations._session(database_url) as connection:
+        assert connection.execute(limits).fetchone() == ("0", "2min")
+        assert connection.deadline_s is None  # type: ignore[attr-defined]
+
+
+def test_trades_are_kept_for_ever(database_url: str) -> None:
+    """Their summary begins anew from the first of them at each refresh."""
+    keep = "UPDATE storage_policies SET retention = '{}' WHERE relation = 'trading.trades'"
+    with migrations._session(database_url) as connection:
+        backend = migrations._Backend(connection)
+        for migration in backend.to_apply(migrations._migrations()):
+            if migration.id < "0017":
+                backend.apply_one(migration)
+        connection.execute(keep.format("4 years"))
+    migrate(database_url)
+    with psycopg.connect(database_url) as connection:
+        query = "SELECT retention FROM storage_policies WHERE relation = 'trading.trades'"
+        assert connection.execute(query).fetchone() == (None,)
+        with pytest.raises(psycopg.errors.CheckViolation, match="storage_policies_trades"):
+            connection.execute(keep.format("4 years"))
+
+
 def test_errors_name_the_database_and_not_the_password(database_url: str) -> None:
     wrong = database_url.replace("@", "hunter2@")
     for function in (migrate, pending):
@@ -437,14 +461,13 @@ def test_plain_postgresql_says_so_in_one_line(
 
 
 @pytest.mark.parametrize("version", ["2.9.3", "2.28.2", "1.7.5", "2.28"])
-def test_old_timescaledb_is_refused(version: str) -> None:
-    with pytest.raises(DatabaseError, match=r"2\.28\.3"):
-        migrations.require_version(version)
+def test_old_timescaledb_is_known(version: str) -> None:
+    assert migrations.too_old(version)
 
 
 @pytest.mark.parametrize("version", ["2.28.3", "2.29.0", "2.100.0-dev", "3.0.0"])
 def test_new_timescaledb_is_taken(version: str) -> None:
-    migrations.require_version(version)
+    assert not migrations.too_old(version)
 
 
 @pytest.fixture
@@ -557,9 +580,43 @@ def test_an_earlier_version_on_timescaledb_arrives_at_the_newest(
 
 
 @pytest.mark.timescaledb
-def test_too_old_a_server_is_refused(
+def test_a_table_that_cannot_be_moved_costs_no_other(
     timescaledb_database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(migrations, "MINIMUM_TIMESCALEDB", (99, 0, 0))
-    with pytest.raises(DatabaseError, match=r"99\.0\.0"):
+    with monkeypatch.context() as patched:
+        patched.setattr(migrations, "_apply_timescaledb", lambda _: None)
         migrate(timescaledb_database)
+    with psycopg.connect(timescaledb_database) as other:
+        other.execute("SELECT count(*) FROM trading.trades")
+        with monkeypatch.context() as patched:
+            patched.setattr(migrations, "_LOCK_WAIT", "200ms")
+            with pytest.raises(DatabaseError, match="lock timeout"):
+                migrate(timescaledb_database)
+    others = wanted(timescaledb_database)
+    del others["trades"]
+    assert hypertables(timescaledb_database) == others
+    migrate(timescaledb_database)
+    assert hypertables(timescaledb_database) == wanted(timescaledb_database)
+
+
+@pytest.mark.timescaledb
+def test_an_extension_that_is_too_old_is_refused(
+    timescaledb_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with psycopg.connect(timescaledb_database) as connection:
+        connection.execute("CREATE EXTENSION timescaledb")
+    monkeypatch.setattr(migrations, "MINIMUM_TIMESCALEDB", (99, 0, 0))
+    with pytest.raises(DatabaseError, match=r"99\.0\.0.*ALTER EXTENSION"):
+        migrate(timescaledb_database)
+
+
+@pytest.mark.timescaledb
+def test_a_package_that_is_too_old_is_left_alone(
+    timescaledb_database: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(migrations, "MINIMUM_TIMESCALEDB", (99, 0, 0))
+    assert migrate(timescaledb_database) == NAMES
+    assert "older than 99.0.0: plain tables" in caplog.text
+    with psycopg.connect(timescaledb_database) as connection:
+        query = "SELECT count(*) FROM pg_extension WHERE extname = 'timescaledb'"
+        assert connection.execute(query).fetchone() == (0,)

@@ -12,6 +12,7 @@ import polars as pl
 import psycopg
 import pytest
 
+from feature_pipeline.errors import MissingPartitionError
 from feature_pipeline.schemas import ohlcv
 from feature_pipeline.stack import doctor
 from feature_pipeline.storage import migrations, retention
@@ -19,10 +20,18 @@ from feature_pipeline.storage.changes import Batch, Writing
 from feature_pipeline.storage.database import Database
 from feature_pipeline.storage.upkeep import Upkeep
 from feature_pipeline.storage.writer import Writer
-from feature_pipeline_tests.storage.support import TOY, Desk, bars, fetched, run_means
+from feature_pipeline_tests.storage.support import (
+    TOY,
+    Desk,
+    bars,
+    fetched,
+    run_doubles,
+    run_means,
+)
 
 MINUTES = ohlcv("1m")
 MONDAY = date(2024, 1, 8)
+MONDAY_2020 = date(2020, 1, 6)
 TODAY = date(2026, 8, 31)
 
 
@@ -149,13 +158,15 @@ def test_policies_are_those_that_were_promised(database: Database) -> None:
         ) == found[row["table"]]
 
 
-def test_what_is_older_than_it_would_be_kept_is_refused(migrated_database_url: str) -> None:
-    with Database(migrated_database_url) as database:
-        assert retention.kept_from(database, "ohlcv_1m", TODAY) == date(2026, 2, 28)
-        assert retention.kept_from(database, "ohlcv_1d", TODAY) is None
-        assert retention.refusal(database, "ohlcv_1d", date(2000, 1, 1), TODAY) is None
-        assert retention.refusal(database, "ohlcv_1m", date(2026, 2, 28), TODAY) is None
-        said = retention.refusal(database, "ohlcv_1m", date(2026, 2, 27), TODAY)
+def test_what_is_older_than_it_would_be_kept_is_refused(database: Database) -> None:
+    assert retention.kept_from(database, "ohlcv_1d", TODAY) is None
+    assert retention.refusal(database, "ohlcv_1d", date(2000, 1, 1), TODAY) is None
+    assert retention.refusal(database, "ohlcv_1m", date(2026, 2, 28), TODAY) is None
+    said = retention.refusal(database, "ohlcv_1m", date(2026, 2, 27), TODAY)
+    if not retention.timescaledb(database):  # nothing is ever dropped there
+        assert retention.kept_from(database, "ohlcv_1m", TODAY) is said is None
+        return
+    assert retention.kept_from(database, "ohlcv_1m", TODAY) == date(2026, 2, 28)
     assert said is not None
     assert "6 mons" in said
     assert "on or after 2026-02-28" in said
@@ -316,6 +327,63 @@ def test_what_was_dropped_is_no_hole(desk: Desk) -> None:
     holes, due = amiss()
     assert holes == []
     assert not set(lost) & set(due)
+
+
+def lose(desk: Desk, *dropped: tuple[str, str]) -> None:
+    """As retention does, then `maintain_storage`: three days of an asset in its table."""
+    with desk.store.database.connection() as connection:
+        for asset, table in dropped:
+            for name, column in (("partition_ledger", "day"), (table, "time")):
+                whose = f" AND asset = '{asset}'" if column == "day" else ""
+                connection.execute(
+                    f"DELETE FROM {name} WHERE {column} BETWEEN '2020-01-06Z' AND '2020-01-08Z'"
+                    + whose
+                )
+            connection.execute(
+                "INSERT INTO dropped_days SELECT %s, d, 3"
+                " FROM generate_series('2020-01-06'::date, '2020-01-08', '1 day') d",
+                [asset],
+            )
+
+
+def test_right_behind_what_was_dropped_values_are_missing(desk: Desk) -> None:
+    everybody = ["A", "BB", "CCC"]
+    desk.write("ohlcv_1d", fetched(bars(everybody), *everybody))
+    run_means(desk)
+    lose(desk, ("ohlcv_1d", "ohlcv_1d"), ("means", "indicators_1d"))
+    newer = {**dict.fromkeys(TOY, "1"), "means": "2"}
+    upkeep = Upkeep(desk.store, newer)
+    due = {"means": upkeep.due("means")}
+    assert date(2020, 1, 9) in due["means"]
+    assert upkeep.blocked(due, {}, {})["means"].is_empty()
+    assert upkeep.unreachable("means", date(2020, 1, 9), due) is None
+    for options in ({"mending": True}, {}):  # the second finds nothing left to do
+        run_means(desk, code_version="2", **options)
+        values = desk.query("SELECT time::date, sma_20 FROM indicators_1d WHERE symbol = 'A'")
+        known = dict(values.rows())
+        assert date(2020, 1, 8) not in known
+        assert [known[date(2020, 1, n)] is None for n in (9, 10, 13)] == [True, True, False]
+        assert Upkeep(desk.store, newer).due("means").is_empty()
+        assert desk.store.ledger.dropped_days("means", MONDAY_2020, date(2020, 1, 9)).len() == 3
+
+
+def test_what_can_be_computed_again_is_not_missing_for_good(desk: Desk) -> None:
+    everybody = ["A", "BB", "CCC"]
+    desk.write("ohlcv_1d", fetched(bars(everybody), *everybody))
+    run_means(desk)
+    run_doubles(desk)
+    lose(desk, ("means", "indicators_1d"))
+    versions = {**dict.fromkeys(TOY, "1"), "doubles": "2"}
+    upkeep = Upkeep(desk.store, versions)
+    due = {"doubles": upkeep.due("doubles")}
+    assert upkeep.unreachable("doubles", date(2020, 1, 9), due) == (
+        "means from 2020-01-08 to 2020-01-08, which was dropped"
+    )
+    with pytest.raises(MissingPartitionError, match="means of 2020-01-08, which"):
+        run_doubles(desk, (date(2020, 1, 9), date(2020, 2, 1)), code_version="2")
+    run_means(desk)  # its bars are there
+    run_doubles(desk, code_version="2")
+    assert Upkeep(desk.store, versions).due("doubles").is_empty()
 
 
 # -- summaries ------------------------------------------------------------------------------------
