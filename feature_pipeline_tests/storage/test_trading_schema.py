@@ -204,14 +204,13 @@ def test_nothing_is_taken_out_that_was_not_exported(
     with database.dedicated() as connection:
         insert(connection, "audit.system_events", **EVENT, timestamp="2020-03-01Z")
         connection.execute("SELECT audit.make_partitions()")
-        export = audit_log._export
+        write = audit_log._write
 
-        def late(*args: object) -> object:
-            exported = export(*args)
+        def late(rows: pl.DataFrame, path: Path) -> None:
+            write(rows, path)
             insert(connection, "audit.system_events", **EVENT, timestamp="2020-03-02Z")
-            return exported
 
-        monkeypatch.setattr(audit_log, "_export", late)
+        monkeypatch.setattr(audit_log, "_write", late)
         with pytest.raises(audit_log.ArchiveError, match=r"system_events_2020_03 .* again"):
             audit_log.upkeep(database, tmp_path)
         assert "audit.system_events_2020_03" in partitions(connection)
@@ -223,6 +222,43 @@ def test_nothing_is_taken_out_that_was_not_exported(
             audit_log.upkeep(database, file)
         assert "audit.system_events_2020_03" in partitions(connection)
         assert [a.rows for a in audit_log.upkeep(database, tmp_path).archived] == [2]
+
+
+def test_rows_that_come_late_are_archived_beside_what_is_there(
+    database: Database, tmp_path: Path
+) -> None:
+    with database.dedicated() as connection:
+
+        def upkeep_after(message: str) -> list[audit_log.Archived]:
+            late = {**EVENT, "message": message, "timestamp": "2020-03-02Z"}
+            insert(connection, "audit.system_events", **late)
+            return list(audit_log.upkeep(database, tmp_path).archived)
+
+        folder = tmp_path / "system_events/month=2020-03"
+        assert [a.rows for a in upkeep_after("first")] == [1]
+        # Into the table that is still there, which is archived whole.
+        assert [(a.rows, a.path.name) for a in upkeep_after("second")] == [
+            (2, "system_events.parquet")
+        ]
+        assert "audit.system_events_2020_03" not in partitions(connection)
+        # Where it was dropped the file is all there is of the month.
+        connection.execute("DROP TABLE audit.system_events_2020_03")
+        beside = [(1, "system_events-2.parquet")]
+        assert [(a.rows, a.path.name) for a in upkeep_after("third")] == beside
+        # Killed before it was detached, and run again: the same file.
+        connection.execute(
+            "ALTER TABLE audit.system_events ATTACH PARTITION audit.system_events_2020_03"
+            " FOR VALUES FROM ('2020-03-01Z') TO ('2020-04-01Z')"
+        )
+        again = audit_log.upkeep(database, tmp_path, dry_run=True).archived
+        assert [(a.rows, a.path.name) for a in again] == beside
+        again = audit_log.upkeep(database, tmp_path).archived
+        assert [(a.rows, a.path.name) for a in again] == beside
+        left = connection.execute("SELECT count(*) FROM audit.system_events").fetchone()
+        assert left == (0,)
+    files = pl.read_parquet(folder)
+    assert sorted(files["message"]) == ["first", "second", "third"]
+    assert files["id"].n_unique() == 3
 
 
 def test_the_command_says_what_it_did(
