@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -136,6 +137,14 @@ def test_orders_and_their_fills(connection: psycopg.Connection[Any]) -> None:
         "UPDATE trading.orders SET status = 'sent' RETURNING updated_at > now() - '1 min'::interval"
     )
     assert connection.execute(now).fetchone() == (True,)
+
+
+def test_what_is_no_trade_is_entered_as_the_page_says(connection: psycopg.Connection[Any]) -> None:
+    page = Path(__file__).parents[2] / "docs/how-to/trading-tables.md"
+    [entry] = re.findall(r"```sql\n(-- 250 .*?)```", page.read_text("utf-8"), re.DOTALL)
+    connection.execute(entry)
+    fills = connection.execute("SELECT symbol, side, quantity, price FROM trading.trades")
+    assert fills.fetchall() == [("KO", "buy", 250, 0)]
 
 
 def partitions(connection: psycopg.Connection[Any]) -> list[str]:
