@@ -40,3 +40,68 @@ BEGIN
     END LOOP;
 END
 $$;
+
+-- NaN is greater than every number, to PostgreSQL; a sum with one in it is NaN. Checked at once, not
+-- for new rows alone (NOT VALID): a row with NaN could not be changed any more, which would be noticed
+-- while trading instead of now, and TimescaleDB checks compressed chunks in any case.
+DO $$
+DECLARE
+    refused record;
+    wrong bigint;
+BEGIN
+    FOR refused IN SELECT * FROM (
+        VALUES
+        ('orders', 'avg_fill_price'),
+        ('orders', 'commission'),
+        ('trades', 'commission'),
+        ('positions', 'avg_entry_price'),
+        ('positions', 'current_price'),
+        ('positions', 'unrealized_pnl'),
+        ('positions', 'realized_pnl')
+    ) AS v (relation, name) LOOP
+        EXECUTE format(
+            'SELECT count(*) FROM trading.%I WHERE %I = ''NaN''', refused.relation, refused.name
+        ) INTO wrong;
+        IF wrong > 0 THEN
+            RAISE EXCEPTION 'trading.%.% is NaN in % row(s); write a number there, or null where it '
+                'may be, and migrate again', refused.relation, refused.name, wrong;
+        END IF;
+        EXECUTE format(
+            'ALTER TABLE trading.%I ADD CONSTRAINT %I CHECK (%I < ''NaN'')',
+            refused.relation, refused.relation || '_' || refused.name, refused.name
+        );
+    END LOOP;
+END
+$$;
+
+-- One row per value, of all timeframes. A name is that of the row's own table: `returns_5d` of a
+-- daily bar is `returns_5` of the others.
+CREATE OR REPLACE VIEW feature_values AS
+    SELECT
+        wide.symbol AS ticker,
+        regexp_replace(cell.key, '__v[0-9]+$', '') AS feature_name,
+        (cell.value #>> '{}')::double precision AS value,
+        wide.available_at AS as_of_timestamp,
+        wide.computed_at AS calculated_at,
+        coalesce(substring(cell.key FROM '__v([0-9]+)$')::integer, 1) AS version,
+        wide.timeframe
+    FROM (
+        SELECT '1d'::text AS timeframe, t.symbol, t.available_at, t.computed_at, to_jsonb(t) AS cells
+        FROM features_1d AS t
+        UNION ALL SELECT '1d', t.symbol, t.available_at, t.computed_at, to_jsonb(t)
+        FROM indicators_1d AS t
+        UNION ALL SELECT '1h', t.symbol, t.available_at, t.computed_at, to_jsonb(t)
+        FROM features_1h AS t
+        UNION ALL SELECT '1h', t.symbol, t.available_at, t.computed_at, to_jsonb(t)
+        FROM indicators_1h AS t
+        UNION ALL SELECT '5m', t.symbol, t.available_at, t.computed_at, to_jsonb(t)
+        FROM features_5m AS t
+        UNION ALL SELECT '5m', t.symbol, t.available_at, t.computed_at, to_jsonb(t)
+        FROM indicators_5m AS t
+        UNION ALL SELECT '1m', t.symbol, t.available_at, t.computed_at, to_jsonb(t)
+        FROM features_1m AS t
+        UNION ALL SELECT '1m', t.symbol, t.available_at, t.computed_at, to_jsonb(t)
+        FROM indicators_1m AS t
+    ) AS wide
+    CROSS JOIN LATERAL jsonb_each(wide.cells) AS cell (key, value)
+    WHERE jsonb_typeof(cell.value) = 'number';

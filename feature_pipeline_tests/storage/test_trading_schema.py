@@ -17,7 +17,7 @@ from psycopg import errors
 from typer.testing import CliRunner
 
 from feature_pipeline.cli import app
-from feature_pipeline.storage import audit_log
+from feature_pipeline.storage import audit_log, migrations
 from feature_pipeline.storage.database import Database
 from feature_pipeline_tests.storage.test_migrations import relation
 
@@ -76,6 +76,7 @@ def test_every_column_that_readers_are_promised_is_there(migrated_database_url: 
 
 
 STRATEGY = {"id": "s", "name": "s"}
+NAN = Decimal("NaN")
 POSITION = {"symbol": "AAPL", "quantity": 1, "avg_entry_price": 1}
 WRONG = [
     ("trading.orders", ORDER, {"side": "hold"}),
@@ -83,12 +84,18 @@ WRONG = [
     ("trading.orders", ORDER, {"status": "lost"}),
     ("trading.orders", ORDER, {"broker": "alpaca"}),
     ("trading.orders", ORDER, {"quantity": 0}),
-    ("trading.orders", ORDER, {"quantity": Decimal("NaN")}),
+    ("trading.orders", ORDER, {"quantity": NAN}),
+    ("trading.orders", ORDER, {"avg_fill_price": NAN}),
+    ("trading.orders", ORDER, {"commission": NAN}),
     ("trading.orders", ORDER, {"price": 5}),  # of a market order
     ("trading.orders", ORDER, {"order_type": "limit"}),  # without a price
     ("trading.orders", ORDER, {"filled_qty": 11}),
     ("trading.orders", ORDER, {"status": "filled"}),  # when, at what price?
-    ("trading.positions", POSITION, {"quantity": Decimal("NaN")}),
+    ("trading.positions", POSITION, {"quantity": NAN}),
+    ("trading.positions", POSITION, {"avg_entry_price": NAN}),
+    ("trading.positions", POSITION, {"current_price": NAN}),
+    ("trading.positions", POSITION, {"unrealized_pnl": NAN}),
+    ("trading.positions", POSITION, {"realized_pnl": NAN}),
     ("config.strategies", STRATEGY, {"params": "[]"}),
     ("config.strategies", STRATEGY, {"regime_filter": ["bull"]}),
     ("audit.system_events", EVENT, {"severity": "fatal"}),
@@ -116,6 +123,10 @@ def test_orders_and_their_fills(connection: psycopg.Connection[Any]) -> None:
             connection, "trading.trades",
             **TRADE, order_id=order["id"], executed_at=at, realized_pnl=pnl,
         )  # fmt: skip
+    for name in ("quantity", "price", "commission", "realized_pnl"):
+        wrong = {**TRADE, "order_id": order["id"], "executed_at": monday, name: NAN}
+        with pytest.raises(errors.CheckViolation):
+            insert(connection, "trading.trades", **wrong)
     nobody = "00000000-0000-0000-0000-000000000000"
     with pytest.raises(errors.ForeignKeyViolation):
         insert(connection, "trading.trades", **TRADE, order_id=nobody, executed_at=monday)
@@ -145,6 +156,28 @@ def test_what_is_no_trade_is_entered_as_the_page_says(connection: psycopg.Connec
     connection.execute(entry)
     fills = connection.execute("SELECT symbol, side, quantity, price FROM trading.trades")
     assert fills.fetchall() == [("KO", "buy", 250, 0)]
+
+
+def test_nan_that_is_there_is_named_by_the_migration(
+    connection: psycopg.Connection[Any],
+) -> None:
+    statements = (migrations.SQL / "0018_repairs.sql").read_text("utf-8")
+    checks = connection.execute(
+        "SELECT conrelid::regclass::text, conname FROM pg_constraint WHERE conname ~"
+        " '^(orders|trades|positions)_(.*price|commission|.*pnl)$' AND conname !~"
+        " '^(orders_price|trades_price|trades_realized_pnl)$'"
+        " AND connamespace = 'trading'::regnamespace"
+    ).fetchall()
+    assert len(checks) == 7
+    for table, check in checks:
+        connection.execute(f"ALTER TABLE {table} DROP CONSTRAINT {check}")
+    insert(connection, "trading.positions", **POSITION | {"unrealized_pnl": NAN})
+    with pytest.raises(
+        errors.RaiseException, match=r"trading.positions.unrealized_pnl is NaN in 1"
+    ):
+        connection.execute(statements)
+    connection.execute("UPDATE trading.positions SET unrealized_pnl = NULL")
+    connection.execute(statements)
 
 
 def partitions(connection: psycopg.Connection[Any]) -> list[str]:
