@@ -28,8 +28,6 @@ from feature_pipeline.assets.online import instruments, online_state_vectors
 from feature_pipeline.assets.position_reconciliation import (
     TRADING_TABLES,
     position_reconciliation,
-    reconcile_positions,
-    reconcile_yesterday,
 )
 from feature_pipeline.assets.regime_predictions import regime_predictions
 from feature_pipeline.assets.sentiment_scores import sentiment_scores
@@ -39,6 +37,7 @@ from feature_pipeline.automation.alerts import alert_sensors
 from feature_pipeline.automation.freshness import policies, watch_freshness
 from feature_pipeline.automation.intraday import intraday_schedules
 from feature_pipeline.automation.publishing import online_equals_offline, publish_online
+from feature_pipeline.automation.reconciling import reconcile_closed_days, reconcile_positions
 from feature_pipeline.automation.repair import repair_sensor
 from feature_pipeline.automation.schedules import build_automation
 from feature_pipeline.resources import code_versions, default_resources, load_universe
@@ -140,7 +139,7 @@ def build_defs(settings: Settings | None = None, **resources: Any) -> dg.Definit
         schedules=[
             *cron.schedules,
             *intraday_schedules(universe, used["sources"], jobs),
-            reconcile_yesterday,
+            reconcile_closed_days,
         ],
         sensors=[
             publish_online,

@@ -585,7 +585,7 @@ POSITION_RECONCILIATION = TableSchema(
         Column("symbol", pl.String, "as the trading side writes it; may be none of universe.yaml"),
         *time_columns("the day compared, 00:00 UTC; everything as of its end"),
         Column("position", pl.Float64, "position held; negative: short", unit="shares"),
-        Column("traded", pl.Float64, "bought less sold, all fills", unit="shares"),
+        Column("traded", pl.Float64, "bought less sold, all fills; splits applied", unit="shares"),
         Column("held", pl.Float64, "what the brokers hold", unit="shares", nullable=True),
         Column("traded_difference", pl.Float64, "|position - traded| / larger", unit="ratio"),
         Column(

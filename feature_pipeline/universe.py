@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta, tzinfo
 from functools import cache, cached_property
 from importlib import resources
 from itertools import pairwise
@@ -518,6 +518,16 @@ def calendar_sessions(calendar: str) -> pl.DataFrame:
     """
     # The year is part of the cache's key: a process that lives past New Year sees the next one.
     return _sessions_alone(calendar, datetime.now(UTC).year + 1)
+
+
+def calendar_zone(calendar: str) -> tzinfo:
+    """Where the days of an exchange calendar begin at midnight.
+
+    Raises:
+        UniverseError: the calendar package lists it and cannot build it.
+    """
+    zone: tzinfo = _exchange_calendar(calendar, f"{datetime.now(UTC).year + 1}-12-31").tz
+    return zone
 
 
 def calendar_bars(calendar: str, timeframe: str, start: date, end: date) -> pl.DataFrame:

@@ -1,11 +1,11 @@
 """Positions compared with their fills and with what brokers hold, beside the graph.
 
 What is compared, and how it is written, is `storage/positions.py`'s; here is what Dagster is told:
-the asset, the tables that it reads, its check, and the schedule that runs it. Nothing depends on
-it, and no job of the graph runs it.
+the asset, the tables that it reads, and its check. Nothing depends on it, and no job of the graph
+runs it: that is `automation/reconciling.py`'s.
 """
 
-from datetime import UTC, date, timedelta
+from datetime import timedelta
 
 import dagster as dg
 import polars as pl
@@ -22,7 +22,7 @@ from feature_pipeline.storage.positions import reconcile
 LIMIT = 0.01
 """How far two sides may lie apart, as a share of the larger one."""
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 
 _OWNERS = ["team:trading"]
 _TOLD = 100
@@ -75,6 +75,8 @@ def positions_agree(rows: pl.DataFrame) -> Verdict:
             f"{many(unseen.height, 'position')} not compared with {', '.join(brokers)}: "
             "there is no snapshot of that day"
         )
+    if wrong.height + unseen.height > _TOLD:
+        said.append(f"the first {_TOLD} are shown here, all are in {TABLE.table}")
     names = ("time", "symbol", "position", "traded", "held")
     shown = pl.concat([wrong, unseen]).head(_TOLD).select(pl.col("time").dt.date(), *names[1:])
     return Verdict(
@@ -167,7 +169,7 @@ def _table(rows: pl.DataFrame) -> str:
     ]
     lines += [_line(row) for row in newest.iter_rows(named=True)]
     if rows.height > _TOLD:
-        lines.append(f"\n{rows.height - _TOLD} more")
+        lines.append(f"\n{rows.height - _TOLD} more are in {TABLE.table}")
     return "\n".join(lines)
 
 
@@ -179,29 +181,3 @@ def _line(row: dict[str, object]) -> str:
         f"{row['time']:%Y-%m-%d} | {symbol} | {row['position']:.8g} | {row['traded']:.8g} | "
         f"{held} | {'**' if apart > LIMIT else ''}{apart:.2%}{'**' if apart > LIMIT else ''}"
     )
-
-
-reconcile_positions = dg.define_asset_job(
-    "reconcile_positions",
-    selection=dg.AssetSelection.assets(position_reconciliation),
-    description="Positions against their fills and what brokers hold.",
-    executor_def=dg.in_process_executor,
-    tags={"feature_pipeline/subject": "trading"},
-)
-
-
-@dg.schedule(
-    name="reconcile_positions",
-    job=reconcile_positions,
-    cron_schedule="15 0 * * *",
-    execution_timezone="UTC",
-    description=(
-        "Compares the positions of the day that is over with their fills and what brokers hold, "
-        "at 00:15 UTC. Off until you switch it on; it asks nobody but the database."
-    ),
-    tags={"feature_pipeline/subject": "trading"},
-)
-def reconcile_yesterday(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
-    """The partition of the UTC day before the tick."""
-    day: date = context.scheduled_execution_time.astimezone(UTC).date() - timedelta(days=1)
-    return dg.RunRequest(run_key=f"reconcile_positions {day}", partition_key=day.isoformat())

@@ -14,7 +14,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Self
@@ -52,6 +52,7 @@ class Part:
         code_versions: of the days it rests on, by table.
         shape: digest of its columns, its days and the moment as known at.
         inputs: digest of that and of the ledger's rows for its days.
+        tables: digest of the ledger's rows for its days, by table.
     """
 
     symbol: str
@@ -69,6 +70,7 @@ class Part:
     code_versions: Mapping[str, list[str]]
     shape: str
     inputs: str
+    tables: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def path(self) -> str:

@@ -38,7 +38,7 @@ class Report:
     Args:
         written: new or other than before.
         unchanged: as they were.
-        kept: left alone, for retention has dropped days of theirs from the database.
+        kept: left alone: but for days that retention has dropped from the database they are right.
         removed: not asked for, or without a row by now.
         damaged: found gone, cut or altered; they are among those written.
         rows, bytes: written.
@@ -130,12 +130,14 @@ class Export:
             DatabaseError: the database does not answer.
         """
         self.report.damaged = len(self.dataset.damaged(verify=verify))
-        todo = plan(self.dataset.parts, self.store, self.question, self.versions)
+        parts, about = self.dataset.parts, self.dataset.about
+        todo = plan(parts, about, self.store, self.question, self.versions)
         if todo.others and not prune:
             raise ExportError(
                 f"{self.dataset.root} holds {len(todo.others)} file(s) that this export does not "
-                f"ask for or cannot write again, {todo.others[0]} for one; name another directory, "
-                "or have them removed with --prune"
+                "ask for or cannot write again (the database has dropped some of what is in them), "
+                f"{todo.others[0]} for one; name another directory, or have them removed with "
+                "--prune"
             )
         return todo
 
@@ -167,12 +169,12 @@ class Export:
 
     def _write(self, todo: Plan, batch: pl.DataFrame) -> None:
         """Read the rows of a batch of files and write those that are other than before."""
-        rows, facts = self._read(batch)
+        rows, facts = self._read(todo, batch)
         frames = rows.partition_by(FILE, as_dict=True, include_key=False, maintain_order=True)
         changed: list[tuple[Part, pl.DataFrame]] = []
         for key, frame in frames.items():
-            part = _part(self.question, todo, facts[key])
-            held = self.dataset.parts.get(part.path)
+            held = self.dataset.parts.get(path_of(*key))
+            part = _part(self.question, todo, facts[key], held)
             if held and (held.content_hash, held.shape) == (part.content_hash, part.shape):
                 same = replace(part, sha256=held.sha256, bytes=held.bytes)
                 self.dataset.parts[part.path] = same
@@ -183,7 +185,9 @@ class Export:
         without = (path_of(*key) for key in batch.iter_rows() if key not in frames)
         self._remove(path for path in without if path in self.dataset.parts)
 
-    def _read(self, batch: pl.DataFrame) -> tuple[pl.DataFrame, dict[Any, dict[str, Any]]]:
+    def _read(
+        self, todo: Plan, batch: pl.DataFrame
+    ) -> tuple[pl.DataFrame, dict[Any, dict[str, Any]]]:
         """The rows of a batch of files, and by file what its catalogue says of them."""
         question, months = self.question, batch["month"]
         first, after = question.span(str(months.min()))[0], question.span(str(months.max()))[1]
@@ -200,6 +204,8 @@ class Export:
             .with_columns(month)
             .join(batch, on=FILE, how="semi")
         )
+        if question.moment.known_at is None:
+            read = self._with_dropped(read, todo, batch)
         latest = pl.max_horizontal(moment_of(asset) for asset in question.assets).max()
         settled = read.group_by(FILE).agg(latest.alias("settled_at"))
         rows = available(read, question.places, question.moment.as_of).with_columns(month)
@@ -217,6 +223,36 @@ class Export:
         )
         return rows, {(row["symbol"], row["month"]): row for row in facts.iter_rows(named=True)}
 
+    def _with_dropped(self, read: pl.DataFrame, todo: Plan, batch: pl.DataFrame) -> pl.DataFrame:
+        """What was read, and of the days that retention dropped what the files have of them."""
+        files = [
+            pl.read_parquet(self.dataset.root / path, hive_partitioning=False).with_columns(
+                symbol=pl.lit(symbol), month=pl.lit(month)
+            )
+            for symbol, month in batch.iter_rows()
+            if month in todo.dropped and (path := path_of(symbol, month)) in self.dataset.parts
+        ]
+        held = pl.concat(files, how="diagonal") if files else read.clear()
+        for asset in self.question.assets:
+            of_asset = [place.name for place in self.question.places if place.asset == asset]
+            names = [name for name in of_asset if name in held.columns]
+            days = [
+                day for month in set(held["month"]) for day in todo.dropped[month].get(asset, ())
+            ]
+            if names and days:
+                old = held.filter(
+                    pl.col("time").dt.date().is_in(days),
+                    pl.any_horizontal(pl.col(names).is_not_null()),
+                ).select(
+                    *FILE,
+                    "time",
+                    *names,
+                    # Of a table by itself a file does not say it: not later than of all of them.
+                    pl.col("available_at").alias(moment_of(asset)),
+                )
+                read = read.update(old, on=[*FILE, "time"], how="full")
+        return read
+
     def _encoded(
         self, changed: Sequence[tuple[Part, pl.DataFrame]]
     ) -> Iterator[tuple[Part, bytes]]:
@@ -233,10 +269,11 @@ class Export:
         self.report.removed += len(gone)
 
 
-def _part(question: Question, todo: Plan, facts: Mapping[str, Any]) -> Part:
+def _part(question: Question, todo: Plan, facts: Mapping[str, Any], before: Part | None) -> Part:
     """The entry of a file, but for what it is like on the disk."""
     month, as_of = facts["month"], question.moment.as_of
-    held = todo.months[month]
+    held, gone = todo.months[month], todo.dropped.get(month, ())
+    carried = {a: codes for a, codes in before.code_versions.items() if a in gone} if before else {}
     return Part(
         symbol=facts["symbol"],
         month=month,
@@ -250,9 +287,10 @@ def _part(question: Question, todo: Plan, facts: Mapping[str, Any]) -> Part:
         as_of=as_of.isoformat(),
         whole=facts["settled_at"] <= as_of and question.span(month)[1] <= question.reach,
         settled_at=facts["settled_at"].isoformat(),
-        code_versions=held.code_versions,
+        code_versions={**carried, **held.code_versions},
         shape=held.shape,
         inputs=held.inputs,
+        tables=held.tables,
     )
 
 

@@ -7,7 +7,7 @@ columns and what it may rest on are what they were. Nothing is read of data here
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from hashlib import blake2b
@@ -79,6 +79,7 @@ class Month:
 
     shape: str
     inputs: str
+    tables: Mapping[str, str]
     revision: int
     code_versions: Mapping[str, list[str]]
     rows: int
@@ -92,10 +93,11 @@ class Plan:
         stale: `symbol`, `month`, sorted by month: to be read.
         months: month -> what the ledger says of it.
         unchanged: paths of files that are as they should be.
-        kept: of files with days that retention dropped from the database since.
-        others: of files that were not asked for.
+        kept: of files with days that retention dropped from the database since, right but for them.
+        others: of files that were not asked for, or that would lose what retention dropped.
         empty: of files of which no row is left.
         stale_days: table -> days that other code has computed.
+        dropped: month -> table -> days that retention dropped; a file may be all that has them.
     """
 
     stale: pl.DataFrame
@@ -105,6 +107,7 @@ class Plan:
     others: Sequence[str]
     empty: Sequence[str]
     stale_days: Mapping[str, int]
+    dropped: Mapping[str, Mapping[str, list[date]]]
 
     def batches(self, question: Question, instruments: int) -> Iterator[pl.DataFrame]:
         """What to read at once: some months of everybody, or a month of some."""
@@ -120,12 +123,17 @@ class Plan:
 
 
 def plan(
-    parts: Mapping[str, Part], store: Store, question: Question, versions: Mapping[str, str]
+    parts: Mapping[str, Part],
+    about: Mapping[str, Any],
+    store: Store,
+    question: Question,
+    versions: Mapping[str, str],
 ) -> Plan:
     """Compare what is there with what is asked for.
 
     Args:
         parts: path -> file that is there, whole.
+        about: the catalogue of those files.
         store: whose ledger.
         question: what is asked for.
         versions: asset -> code version, as it is.
@@ -133,7 +141,12 @@ def plan(
     ledger = _ledger(store, question.assets, question.days)
     months = _months(ledger, store, question, versions)
     asked = _asked(store, question, months)
-    dropped = _dropped(store, question)
+    columns = {held["name"]: held["table"] for held in about.get("features", ())}
+    dropped = _dropped(store, question, columns.values())
+    known_at = question.moment.known_at
+    of_another = about.get("as_known_at") != (known_at and known_at.isoformat())
+    names = {place.name for place in question.places}
+    left_out = {table for name, table in columns.items() if of_another or name not in names}
     wanted = set(asked.iter_rows())
     found: dict[str, list[str]] = {n: [] for n in ("unchanged", "kept", "others", "empty")}
     right: list[tuple[str, str]] = []
@@ -143,7 +156,11 @@ def plan(
         if part.symbol not in symbols:
             found["others"].append(path)
             continue
-        kind = _judge(part, question, months.get(part.month), key in wanted, part.month in dropped)
+        gone = dropped.get(part.month, {})
+        if gone.keys() & left_out:
+            kind = "others"
+        else:
+            kind = _judge(part, question, months.get(part.month), key in wanted, gone.keys())
         if kind:
             found[kind].append(path)
         if kind in ("unchanged", "kept"):
@@ -153,11 +170,14 @@ def plan(
         stale=asked.join(done, on=FILE, how="anti").sort("month", "symbol"),
         months=months,
         stale_days=_stale_days(ledger, store, question, versions),
+        dropped=dropped,
         **found,
     )
 
 
-def _judge(part: Part, question: Question, month: Month | None, wanted: bool, dropped: bool) -> str:
+def _judge(
+    part: Part, question: Question, month: Month | None, wanted: bool, gone: Set[str]
+) -> str:
     """Which list of a plan a file belongs to; none, if it is to be read again."""
     first, after = question.span(part.month)
     if first >= min(after, question.reach):
@@ -165,8 +185,16 @@ def _judge(part: Part, question: Question, month: Month | None, wanted: bool, dr
     as_of = question.moment.as_of
     settled = datetime.fromisoformat(part.settled_at) <= as_of
     in_time = settled if part.whole else datetime.fromisoformat(part.as_of) == as_of
-    if dropped:
-        return "kept" if settled and part.shape == question.shape(part.month) else "others"
+    if gone:
+        held = first.isoformat() <= part.first and part.last < after.isoformat()
+        if not (settled and held):
+            return "others"
+        same = part.shape == question.shape(part.month)
+        if question.moment.known_at is not None or not wanted or month is None:
+            return "kept" if same else "others"
+        rest = set(question.assets) - gone
+        right = all(part.tables.get(asset) == month.tables.get(asset) for asset in rest)
+        return "kept" if same and in_time and right else ""
     if not wanted or month is None:
         return "empty"
     return "unchanged" if in_time and part.inputs == month.inputs else ""
@@ -194,18 +222,26 @@ def _months(
     by_month = ledger.group_by("month").agg(
         pl.col("hash").bitwise_xor(), pl.col("revision").max(), pl.col("rows").sum()
     )
-    codes = ledger.group_by("month", "asset").agg(pl.col("code_version").unique().sort())
+    codes = ledger.group_by("month", "asset").agg(
+        pl.col("code_version").unique().sort(), pl.col("hash").bitwise_xor()
+    )
     now = {asset: [versions[asset]] for asset in question.assets}
-    said = {
-        str(month): now if known else dict(rows.select("asset", "code_version").iter_rows())
+    of_month = {
+        str(month): rows
         for (month,), rows in codes.sort("asset").partition_by("month", as_dict=True).items()
     }
     return {
         month: Month(
             shape=(shape := question.shape(month)),
             inputs=_digest(shape, more or str(digest)),
+            tables={
+                asset: f"{table:016x}"
+                for asset, table in of_month[month].select("asset", "hash").iter_rows()
+            },
             revision=revision,
-            code_versions=said[month],
+            code_versions=(
+                now if known else dict(of_month[month].select("asset", "code_version").iter_rows())
+            ),
             rows=rows,
         )
         for month, digest, revision, rows in by_month.iter_rows()
@@ -240,10 +276,15 @@ def _asked(store: Store, question: Question, months: Mapping[str, Month]) -> pl.
     return pairs.join(spans, on="symbol").filter(held).select(FILE)
 
 
-def _dropped(store: Store, question: Question) -> set[str]:
-    """The months of which retention has dropped a day."""
-    days = [store.ledger.dropped_days(asset, *question.days) for asset in question.assets]
-    return set(pl.concat(days).dt.strftime("%Y-%m"))
+def _dropped(
+    store: Store, question: Question, held: Iterable[str]
+) -> dict[str, dict[str, list[date]]]:
+    """Month -> table -> days of it that retention has dropped."""
+    found: dict[str, dict[str, list[date]]] = {}
+    for asset in sorted({*question.assets, *held}):
+        for day in store.ledger.dropped_days(asset, date.min, date.max):
+            found.setdefault(f"{day:%Y-%m}", {}).setdefault(asset, []).append(day)
+    return found
 
 
 def _stale_days(

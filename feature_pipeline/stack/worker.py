@@ -7,6 +7,7 @@ this one, and Polars' threads would not survive that.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
@@ -20,6 +21,7 @@ from dagster_celery.tasks import create_execute_job_task, create_resume_job_task
 from feature_pipeline.errors import StackError
 from feature_pipeline.stack.launcher import Launcher
 
+_log = logging.getLogger(__name__)
 _LOOK_S = 2.0
 _OVER = (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED, dg.DagsterRunStatus.FAILURE)
 
@@ -55,11 +57,20 @@ def _leave_run(task_id: str, **_: Any) -> None:
 
 
 def _interrupt_when_over(run_id: str, ended: threading.Event) -> None:
-    """Interrupt this process as long as it goes on with a run that is over for Dagster.
+    """Interrupt this process as long as it goes on with a run that is over for Dagster: whatever
+    keeps Dagster from being asked, the run must not outlive it."""
+    while not ended.is_set():
+        try:
+            _watch_until(run_id, ended)
+        except Exception as error:
+            line = str(error).partition("\n")[0]
+            _log.warning("run %s: cannot ask whether it is over, will ask again: %s", run_id, line)
+            ended.wait(_LOOK_S)
 
-    Once is not enough: a step with a retry policy takes an interruption for a failure, and is tried
-    again. Not at first sight: a run that has just failed by itself is about to end.
-    """
+
+def _watch_until(run_id: str, ended: threading.Event) -> None:
+    """Once is not enough: a step with a retry policy takes an interruption for a failure, and is
+    tried again. Not at first sight: a run that has just failed by itself is about to end."""
     with dg.DagsterInstance.get() as instance:
         seen = False
         while not ended.wait(_LOOK_S):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 
 import polars as pl
@@ -63,7 +64,8 @@ def upkeep(database: Database, directory: Path, *, dry_run: bool = False) -> Upk
 
     A month is exported to `directory/<log>/month=YYYY-MM/<log>.parquet`, and then detached: its
     table stays, outside of the log, until somebody drops it. Killed at any point and run again, it
-    does the rest.
+    does the rest. Rows that came late are exported with their month's table, if it is still there,
+    else to a file beside the month's.
 
     Args:
         database: as the maintainer or the owner of the tables.
@@ -81,43 +83,55 @@ def upkeep(database: Database, directory: Path, *, dry_run: bool = False) -> Upk
         old = connection.execute(_OVER, [list(COLUMNS)]).fetchall()
     archived = []
     for log, partition in old:
-        path = directory / log / f"month={partition[-7:].replace('_', '-')}" / f"{log}.parquet"
-        if dry_run:
-            rows = _rows(database, partition)
-        else:
-            rows = _export(database, log, partition, path)
-            _detach(database, partition, rows)
-        archived.append(Archived(partition, rows, path))
+        rows = _read(database, log, partition)
+        try:
+            path = _path(directory / log / f"month={partition[-7:].replace('_', '-')}", log, rows)
+            if not dry_run:
+                _write(rows, path)
+        except (OSError, pl.exceptions.PolarsError) as error:
+            raise ArchiveError(
+                f"audit.{partition} cannot be exported to {directory}: {str(error).splitlines()[0]}"
+            ) from error
+        if not dry_run:
+            _detach(database, partition, rows.height)
+        archived.append(Archived(partition, rows.height, path))
     return Upkeep(tuple(name for (name,) in made), tuple(archived))
 
 
-def _rows(database: Database, partition: str) -> int:
-    query = sql.SQL("SELECT count(*) AS n FROM {}").format(sql.Identifier("audit", partition))
-    return int(database.read_frame(query.as_string(None)).item())
-
-
-def _export(database: Database, log: str, partition: str, path: Path) -> int:
-    """Write a month to its file, whole or not at all; how many rows it has."""
+def _read(database: Database, log: str, partition: str) -> pl.DataFrame:
     query = sql.SQL("SELECT {} FROM {} ORDER BY timestamp, id").format(
         sql.SQL(COLUMNS[log]),
         sql.Identifier("audit", partition),
     )
-    frame = database.read_frame(query.as_string(None))
+    return database.read_frame(query.as_string(None))
+
+
+def _path(folder: Path, log: str, rows: pl.DataFrame) -> Path:
+    """The month's first file that is not there, or that has no row which is not among these: of a
+    month whose table was dropped since, the file is all there is."""
+    beside = (folder / f"{log}-{number}.parquet" for number in count(2))
+    return next(path for path in chain([folder / f"{log}.parquet"], beside) if _within(path, rows))
+
+
+def _within(path: Path, rows: pl.DataFrame) -> bool:
+    """Whether all that a file holds is among the rows."""
+    key = ["id", "timestamp"]
+    return (
+        not path.exists() or pl.read_parquet(path, columns=key).join(rows, key, "anti").is_empty()
+    )
+
+
+def _write(rows: pl.DataFrame, path: Path) -> None:
+    """Write a month to its file, whole or not at all."""
     unfinished = path.with_suffix(".unfinished")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        frame.write_parquet(unfinished, compression="zstd")
-        with unfinished.open("rb") as file:
-            os.fsync(file.fileno())
-        held = pl.scan_parquet(unfinished).select(pl.len()).collect().item()
-        if held != frame.height:
-            raise ArchiveError(f"{path} holds {held} of {frame.height} rows; is the disk full?")
-        unfinished.replace(path)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise ArchiveError(
-            f"audit.{partition} cannot be exported to {path}: {str(error).splitlines()[0]}"
-        ) from error
-    return frame.height
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows.write_parquet(unfinished, compression="zstd")
+    with unfinished.open("rb") as file:
+        os.fsync(file.fileno())
+    held = pl.scan_parquet(unfinished).select(pl.len()).collect().item()
+    if held != rows.height:
+        raise ArchiveError(f"{path} holds {held} of {rows.height} rows; is the disk full?")
+    unfinished.replace(path)
 
 
 def _detach(database: Database, partition: str, exported: int) -> None:

@@ -6,24 +6,35 @@ is written by the contract that writes every table. What counts as apart is not 
 
 from __future__ import annotations
 
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Any
 
 import polars as pl
 
 from feature_pipeline.schemas import POSITION_RECONCILIATION
-from feature_pipeline.storage.database import Database
 from feature_pipeline.storage.store import DERIVED, Store
 from feature_pipeline.storage.writer import Batch, Writing
+from feature_pipeline.universe import calendar_zone
 
-# In numeric to the last step: what was bought and sold again is exactly nothing.
+# In numeric to the last step: what was bought and sold again is exactly nothing. Quantities are
+# counted in shares as they were before all splits, and told in those of the day.
 _COMPARED = """
 WITH days AS (
     SELECT day, day + INTERVAL '1 day' AS until
     FROM generate_series(%(start)s::timestamptz, %(last)s::timestamptz, '1 day') AS day
+), split AS (
+    SELECT symbol, since, until, shares::text::numeric AS shares
+    FROM unnest(
+        %(symbols)s::text[], %(since)s::timestamptz[], %(until)s::timestamptz[],
+        %(shares)s::float8[]
+    ) AS s (symbol, since, until, shares)
 ), fills AS (
-    SELECT symbol, broker, executed_at,
-        CASE side WHEN 'buy' THEN quantity ELSE -quantity END AS quantity
-    FROM trading.trades WHERE executed_at <= %(now)s
+    SELECT t.symbol, t.broker, t.executed_at,
+        CASE t.side WHEN 'buy' THEN t.quantity ELSE -t.quantity END / coalesce(s.shares, 1)
+            AS quantity
+    FROM trading.trades AS t LEFT JOIN split AS s
+        ON s.symbol = t.symbol AND t.executed_at >= s.since AND t.executed_at < s.until
+    WHERE t.executed_at <= %(now)s
 ), daily AS (
     SELECT symbol, broker, date_trunc('day', executed_at, 'UTC') AS day, sum(quantity) AS quantity
     FROM fills GROUP BY 1, 2, 3
@@ -39,14 +50,17 @@ WITH days AS (
     GROUP BY 1, 2, 3
 ), sides AS (
     SELECT d.day, p.symbol, p.opened_at < d.until AS known,
-        p.quantity AS position, 0 AS traded, 0 AS held
-    FROM days AS d CROSS JOIN trading.positions AS p
+        p.quantity / coalesce(s.shares, 1) AS position, 0 AS traded, 0 AS held
+    FROM days AS d CROSS JOIN trading.positions AS p LEFT JOIN split AS s
+        ON s.symbol = p.symbol AND s.since <= %(now)s AND s.until > %(now)s
     UNION ALL
     SELECT day, symbol, quantity IS NOT NULL, -coalesce(later, 0), coalesce(quantity, 0), 0
     FROM traded
     UNION ALL
-    SELECT n.day, b.symbol, true, 0, 0, b.quantity
+    SELECT n.day, b.symbol, true, 0, 0, b.quantity / coalesce(s.shares, 1)
     FROM snapshots AS n JOIN trading.broker_positions AS b USING (broker, taken_at)
+        LEFT JOIN split AS s
+        ON s.symbol = b.symbol AND b.taken_at >= s.since AND b.taken_at < s.until
     UNION ALL
     SELECT n.day, f.symbol, true, 0, 0, f.quantity
     FROM snapshots AS n JOIN fills AS f ON f.broker = n.broker
@@ -54,6 +68,13 @@ WITH days AS (
 ), compared AS (
     SELECT day, symbol, sum(position) AS position, sum(traded) AS traded, sum(held) AS held
     FROM sides GROUP BY day, symbol HAVING bool_or(known)
+), of_the_day AS (
+    SELECT c.day, c.symbol, round(c.position * f.shares, 8) AS position,
+        round(c.traded * f.shares, 8) AS traded, round(c.held * f.shares, 8) AS held
+    FROM compared AS c JOIN days AS d USING (day)
+        LEFT JOIN split AS s ON s.symbol = c.symbol
+            AND s.since <= least(d.until, %(now)s) AND s.until > least(d.until, %(now)s)
+        CROSS JOIN LATERAL (SELECT coalesce(s.shares, 1) AS shares) AS f
 ), seen AS (
     SELECT day, array_agg(broker ORDER BY broker) AS brokers FROM snapshots GROUP BY day
 ), unseen AS (
@@ -64,7 +85,7 @@ WITH days AS (
     SELECT c.day, c.symbol, c.position, c.traded,
         CASE WHEN u.brokers IS NULL AND s.brokers IS NOT NULL THEN c.held END AS held,
         coalesce(s.brokers, '{}') AS brokers, coalesce(u.brokers, '{}') AS unseen
-    FROM compared AS c LEFT JOIN seen AS s USING (day) LEFT JOIN unseen AS u USING (day, symbol)
+    FROM of_the_day AS c LEFT JOIN seen AS s USING (day) LEFT JOIN unseen AS u USING (day, symbol)
 )
 SELECT symbol::text AS symbol, day AS time,
     least(day + INTERVAL '1 day', %(now)s) AS available_at, 'observed' AS availability_basis,
@@ -81,19 +102,45 @@ ORDER BY day, symbol
 """
 
 
-def compare(database: Database, start: date, end: date, now: datetime) -> pl.DataFrame:
+def compare(store: Store, start: date, end: date, now: datetime) -> pl.DataFrame:
     """Rows of `position_reconciliation` for the days [start, end), without writing them.
 
-    Each side as it stood at the day's end, or now: the position as the table has it, less the fills
-    since; the sum of the fills; the newest snapshot of the day of each broker, with the fills after
-    it. What a broker holds is not known where one that a symbol was traded with has no snapshot.
+    Each side as it stood at the day's end, or now, in shares of then: the position as the table has
+    it, less the fills since; the sum of the fills; the newest snapshot of the day of each broker,
+    with the fills after it. What a broker holds is not known where one that a symbol was traded
+    with has no snapshot.
 
     Raises:
         DatabaseError: the database cannot be reached, is not migrated, or refuses.
     """
     last = end - timedelta(days=1)
-    frame = database.read_frame(_COMPARED, {"start": start, "last": last, "now": now})
-    return POSITION_RECONCILIATION.conform(frame)
+    asked = {"start": start, "last": last, "now": now, **_splits(store)}
+    return POSITION_RECONCILIATION.conform(store.database.read_frame(_COMPARED, asked))
+
+
+def _splits(store: Store) -> dict[str, list[Any]]:
+    """Per name of an instrument and split: how many shares one of before all splits has become,
+    from the midnight of the ex-date at its exchange to the next split."""
+    found = store.database.read_frame(
+        "SELECT symbol, time, value FROM corporate_actions WHERE kind = 'split'"
+        " ORDER BY symbol, time"
+    )
+    of = {instrument.id: instrument for instrument in store.universe.instruments}
+    found = found.filter(pl.col("symbol").is_in(of.keys())).with_columns(
+        shares=pl.col("value").cum_prod().over("symbol")
+    )
+    columns: dict[str, list[Any]] = {n: [] for n in ("symbols", "since", "until", "shares")}
+    for (name,), splits in found.partition_by("symbol", as_dict=True).items():
+        instrument = of[name]
+        names = {name, *(listing.symbol for listing in instrument.symbols)}
+        zone = calendar_zone(instrument.calendar)
+        since = [datetime.combine(at, time(), zone) for at in splits["time"].dt.date()]
+        for symbol in sorted(n for n in names if store.universe.resolve(n) is instrument):
+            columns["symbols"] += [symbol] * len(since)
+            columns["since"] += since
+            columns["until"] += [*since[1:], datetime.max.replace(tzinfo=UTC)]
+            columns["shares"] += splits["shares"].to_list()
+    return columns
 
 
 def reconcile(
@@ -107,7 +154,7 @@ def reconcile(
         DatabaseError: see `compare`.
     """
     writing = Writing(store.ledger.next_token(), run_id, code_version)
-    rows = compare(store.database, start, end, store.clock())
+    rows = compare(store, start, end, store.clock())
     days = pl.date_range(start, end, closed="left", eager=True).alias("day")
     store.writer.write(POSITION_RECONCILIATION, writing, Batch(DERIVED, rows, days, asked=None))
     return rows

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import dagster as dg
+import polars as pl
 import psycopg
 import pytest
 
-from feature_pipeline.assets.position_reconciliation import reconcile_yesterday
+from feature_pipeline.assets.position_reconciliation import positions_agree
+from feature_pipeline.automation.reconciling import reconcile_closed_days
 from feature_pipeline.definitions import JOB, build_defs, defs
 from feature_pipeline.schemas import POSITION_RECONCILIATION
 from feature_pipeline.settings import Settings
@@ -55,6 +58,26 @@ class Desk:
     def execute(self, statement: str, rows: list[Any]) -> None:
         with psycopg.connect(self.url) as link, link.cursor() as cursor:
             cursor.executemany(statement, rows)
+
+    def trade(self, fills: list[Any], positions: list[Any], snapshots: list[Any]) -> None:
+        self.execute(
+            "INSERT INTO trading.orders (id, symbol, side, order_type, quantity, broker)"
+            " VALUES (%s, 'AAPL', 'buy', 'market', 1, 'ibkr')",
+            [(ORDER,)],
+        )
+        self.execute(
+            "INSERT INTO trading.trades"
+            " (order_id, symbol, broker, side, quantity, price, executed_at)"
+            f" SELECT '{ORDER}', %s, %s, CASE WHEN q > 0 THEN 'buy' ELSE 'sell' END, abs(q), 1, %s"
+            " FROM (SELECT %s::numeric AS q) AS t",
+            [(symbol, broker, at, quantity) for symbol, broker, quantity, at in fills],
+        )
+        self.execute(
+            "INSERT INTO trading.positions (symbol, quantity, avg_entry_price, opened_at)"
+            " VALUES (%s, %s, 1, '2024-06-03 15:00Z')",
+            positions,
+        )
+        self.execute("INSERT INTO trading.broker_positions VALUES (%s, %s, %s, %s)", snapshots)
 
     def run(self, day: date, last: date | None = None) -> dg.ExecuteInProcessResult:
         job = build_defs(self.settings).resolve_job_def("reconcile_positions")
@@ -101,23 +124,7 @@ def test_what_is_apart_is_written_and_told(desk: Desk) -> None:
     assert told(result)["dagster/partition_row_count"] == 0
     assert "Nothing is held" in told(result)["comparison"]
 
-    desk.execute(
-        "INSERT INTO trading.orders (id, symbol, side, order_type, quantity, broker)"
-        " VALUES (%s, 'AAPL', 'buy', 'market', 1, 'ibkr')",
-        [(ORDER,)],
-    )
-    desk.execute(
-        "INSERT INTO trading.trades (order_id, symbol, broker, side, quantity, price, executed_at)"
-        f" SELECT '{ORDER}', %s, %s, CASE WHEN q > 0 THEN 'buy' ELSE 'sell' END, abs(q), 1, %s"
-        " FROM (SELECT %s::numeric AS q) AS t",
-        [(symbol, broker, at, quantity) for symbol, broker, quantity, at in FILLS],
-    )
-    desk.execute(
-        "INSERT INTO trading.positions (symbol, quantity, avg_entry_price, opened_at)"
-        " VALUES (%s, %s, 1, '2024-06-03 15:00Z')",
-        POSITIONS,
-    )
-    desk.execute("INSERT INTO trading.broker_positions VALUES (%s, %s, %s, %s)", SNAPSHOTS)
+    desk.trade(FILLS, POSITIONS, SNAPSHOTS)
 
     result = desk.run(MONDAY)
     passed, severity, says = checked(result)
@@ -175,9 +182,97 @@ def test_it_stands_beside_the_graph() -> None:
     assert [c.name for c in columns] == list(POSITION_RECONCILIATION.names)
 
 
-def test_the_schedule_asks_for_the_day_that_is_over() -> None:
-    moment = datetime(2024, 6, 4, 0, 15, tzinfo=UTC)
-    with dg.build_schedule_context(scheduled_execution_time=moment) as context:
-        request = reconcile_yesterday(context)
-    assert request.partition_key == "2024-06-03"
-    assert reconcile_yesterday.default_status == dg.DefaultScheduleStatus.STOPPED
+def test_a_split_parts_nothing(desk: Desk) -> None:
+    """Each side in shares of its day, whatever name the trading side has for an instrument."""
+    desk.execute(
+        "INSERT INTO corporate_actions"
+        " SELECT %s, %s, %s, 'assumed', 'split', %s, 'test', now(), ''",
+        [
+            ("AAPL", TUESDAY, TUESDAY, 4.0),
+            ("FB", TUESDAY, TUESDAY, 1 / 3),
+            ("AAPL", date(2099, 1, 5), date(2099, 1, 5), 7.0),
+            ("NVDA", date(2021, 7, 20), date(2021, 7, 20), 4.0),
+        ],
+    )
+    desk.trade(
+        fills=[
+            ("AAPL", "ibkr", 90, "2024-06-03 14:00Z"),
+            ("AAPL", "ibkr", 10, "2024-06-04 03:59Z"),  # the day before, in New York
+            ("AAPL", "ibkr", 40, "2024-06-04 12:00Z"),
+            ("META", "ibkr", 99, "2024-06-03 14:00Z"),
+            ("META", "ibkr", -33, "2024-06-05 14:00Z"),
+            ("NVDA", "ibkr", 5, "2024-06-03 14:00Z"),
+            ("XYZ", "ibkr", 5, "2024-06-03 14:00Z"),
+        ],
+        positions=[("AAPL", 440), ("META", 0), ("NVDA", 5), ("XYZ", 5)],
+        snapshots=[
+            ("2024-06-03 20:00Z", "ibkr", "AAPL", 90),
+            ("2024-06-03 20:00Z", "ibkr", "META", 99),
+            ("2024-06-03 20:00Z", "ibkr", "NVDA", 5),
+            ("2024-06-03 20:00Z", "ibkr", "XYZ", 5),
+            ("2024-06-04 01:00Z", "ibkr", "AAPL", 90),
+            ("2024-06-04 01:00Z", "ibkr", "META", 99),
+            ("2024-06-04 01:00Z", "ibkr", "NVDA", 5),
+            ("2024-06-04 01:00Z", "ibkr", "XYZ", 5),
+            ("2024-06-05 20:00Z", "ibkr", "AAPL", 440),
+            ("2024-06-05 20:00Z", "ibkr", "NVDA", 5),
+            ("2024-06-05 20:00Z", "ibkr", "XYZ", 5),
+        ],
+    )
+    result = desk.run(MONDAY, WEDNESDAY)
+    found = {
+        (time.date(), symbol): sides
+        for time, symbol, *sides in desk.rows("time, symbol, position, traded, held")
+    }
+    assert found == {
+        (MONDAY, "AAPL"): [90] * 3,
+        (MONDAY, "META"): [99] * 3,
+        (TUESDAY, "AAPL"): [440] * 3,
+        (TUESDAY, "META"): [33] * 3,
+        (WEDNESDAY, "AAPL"): [440] * 3,
+        **dict.fromkeys(itertools.product((MONDAY, TUESDAY, WEDNESDAY), ("NVDA", "XYZ")), [5] * 3),
+    }
+    assert checked(result)[0]
+
+
+def test_the_check_says_where_the_rest_is(desk: Desk) -> None:
+    names = [f"X{number:03}" for number in range(101)]
+    desk.trade([(name, "ibkr", 1, "2024-06-03 15:00Z") for name in names], [], [])
+    desk.run(MONDAY)
+    with psycopg.connect(desk.url) as link:
+        verdict = positions_agree(pl.read_database("SELECT * FROM position_reconciliation", link))
+    assert verdict.says.endswith("the first 100 are shown here, all are in position_reconciliation")
+
+
+def test_the_schedule_asks_for_the_days_that_no_run_has_completed() -> None:
+    def asked(instance: dg.DagsterInstance | None) -> tuple[str, str]:
+        moment = datetime(2024, 6, 4, 0, 15, tzinfo=UTC)
+        with dg.build_schedule_context(
+            instance=instance, scheduled_execution_time=moment
+        ) as context:
+            tags = reconcile_closed_days(context).tags
+        return tuple(tags[f"dagster/asset_partition_range_{end}"] for end in ("start", "end"))
+
+    assert reconcile_closed_days.default_status == dg.DefaultScheduleStatus.STOPPED
+    assert asked(None) == ("2024-06-03", "2024-06-03")
+
+    @dg.op
+    def nothing() -> None: ...
+
+    @dg.job(name="reconcile_positions")
+    def ran() -> None:
+        nothing()
+
+    with dg.instance_for_test() as instance:
+        assert asked(instance) == ("2024-06-03", "2024-06-03")
+        for last, first in (
+            ("2023-06-05", "2024-05-03"),
+            ("2024-05-30", "2024-05-31"),
+            ("2024-06-03", "2024-06-03"),
+        ):
+            tags = {
+                "dagster/schedule_name": "reconcile_positions",
+                "dagster/asset_partition_range_end": last,
+            }
+            ran.execute_in_process(instance=instance, tags=tags)
+            assert asked(instance) == (first, "2024-06-03")

@@ -294,20 +294,73 @@ def test_what_has_not_changed_is_not_written_again(new_ran, world, tmp_path):
         assert (export(graph, then, known).unchanged) == 4
 
         # Days that retention dropped stay on the disk.
-        with graph.store.database.connection() as connection:
-            for asset in asked.assets:
-                connection.execute(f"DELETE FROM {asset} WHERE time < '2019-06-01'")
-                connection.execute(
-                    "WITH gone AS (DELETE FROM partition_ledger WHERE asset = %s"
-                    " AND day < '2019-06-01' RETURNING asset, day, rows)"
-                    " INSERT INTO dropped_days (asset, day, rows)"
-                    " SELECT asset, day, sum(rows) FROM gone GROUP BY asset, day",
-                    [asset],
-                )
+        drop(graph, "2019-06-01", *asked.assets)
         report = export(graph, root, asked)
         assert (report.kept, report.written, stamps(root)) == (4, 0, now)
         with pytest.raises(ExportError, match="cannot write again"):
             export(graph, root, question(("rsi_14",)))
+
+
+def drop(graph: Graph, before: str, *assets: str) -> None:
+    """As retention does it."""
+    with graph.store.database.connection() as connection:
+        for asset in assets:
+            connection.execute(f"DELETE FROM {asset} WHERE time < '{before}'")
+            connection.execute(
+                "WITH gone AS (DELETE FROM partition_ledger WHERE asset = %s"
+                " AND day < %s RETURNING asset, day, rows)"
+                " INSERT INTO dropped_days (asset, day, rows)"
+                " SELECT asset, day, sum(rows) FROM gone GROUP BY asset, day",
+                [asset, before],
+            )
+
+
+def test_one_dropped_table_does_not_freeze_the_others(new_ran, tmp_path):
+    """Its columns are carried over from the file; those of the others follow the database."""
+    words = ("rsi_14", "model_version")
+    root, asked = tmp_path / "train", question(words)
+    june, boundary = path_of("AAA", "2019-06"), midnight(date(2019, 6, 11))
+    with new_ran() as graph:
+        export(graph, root, asked)
+        whole = read(root)
+        computed = pl.col("time").is_between(midnight(START), boundary)
+        assert whole.filter(computed)["model_version"].null_count() == 0
+        young = tmp_path / "young"
+        export(graph, young, question(words, as_of=boundary))
+        drop(graph, "2019-06-11", "regime_predictions_1d")
+        report = export(graph, root, asked)
+        assert (report.kept, report.written) == (4, 0)
+        versions = catalogue(root)["files"][june]["code_versions"]
+
+        # What else is in those files is computed anew, in other words of the ledger's.
+        with graph.store.database.connection() as connection:
+            connection.execute("UPDATE indicators_1d SET rsi_14 = 1 WHERE time = '2019-06-06'")
+            connection.execute(
+                "UPDATE partition_ledger SET revision = nextval('content_revision')"
+                " WHERE asset = 'indicators_1d' AND day = '2019-06-06'"
+            )
+        export(graph, root, asked)
+        changed = pl.col("time") == midnight(date(2019, 6, 6))
+        expected = pl.when(changed).then(pl.lit(1.0)).otherwise("rsi_14").alias("rsi_14")
+        assert_frame_equal(read(root), whole.with_columns(expected))
+        assert catalogue(root)["files"][june]["code_versions"] == versions
+        report = export(graph, root, asked)
+        assert (report.kept, report.unchanged, report.written) == (4, 4, 0)
+
+        # One column more, and one less that the database no longer has.
+        wider = question((*words, "sma_20"))
+        assert export(graph, root, wider).written == 8
+        assert_frame_equal(read(root).drop("sma_20"), whole.with_columns(expected))
+        assert read(root)["sma_20"].null_count() < whole.height
+        with pytest.raises(ExportError, match="the database has dropped"):
+            export(graph, root, question(("rsi_14",)))
+        with pytest.raises(ExportError, match="the database has dropped"):
+            export(graph, root, replace(wider, days=(date(2019, 6, 7), END)))
+
+        # A file of half a month gets the other half.
+        assert read(young)["time"].max() < boundary
+        export(graph, young, asked)
+        assert_frame_equal(read(young), whole.with_columns(expected))
 
 
 def test_damage_is_mended(ran, exported, tmp_path):

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from datetime import date, timedelta
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import dagster as dg
 import polars as pl
@@ -57,6 +58,10 @@ WHERE runs.status = 'STARTED' AND run_id IN (
     SELECT run_id FROM dagster.run_tags WHERE key = 'dagster/backfill' AND value = %s
 ) GROUP BY run_id HAVING NOT bool_or(asset = %s) LIMIT 1
 """
+
+
+@dg.job
+def _nothing() -> None: ...
 
 
 class Deployment:
@@ -263,6 +268,54 @@ def test_a_backfill_survives_one_of_two_workers_and_a_run_is_cancelled(
     until(lambda: instance.get_run_by_id(run.run_id).status == CANCELED, "it goes on", 90)
     until(lambda: watch.ended(backfill), "the backfill goes on")
     assert [run.status for run in watch.runs(backfill)] == [CANCELED]
+
+
+_WATCHED = """
+import threading, time
+from feature_pipeline.stack import worker
+
+worker._LOOK_S = 0.1
+threading.Thread(
+    target=worker._interrupt_when_over, args=("{run_id}", threading.Event()), daemon=True
+).start()
+print("watching", flush=True)
+time.sleep(120)
+"""
+
+
+def test_a_run_can_be_cancelled_after_the_database_was_away(
+    new_place,  # noqa: F811
+    redis_server,
+    tmp_path,
+    monkeypatch,
+):
+    deployment = Deployment(new_place(), redis_server.url, tmp_path)
+    for name, value in deployment.environment.items():
+        monkeypatch.setenv(name, value)
+    url = urlsplit(deployment.place.url)
+    admin = psycopg.connect(url._replace(path="/postgres").geturl(), autocommit=True)
+    database, log = url.path[1:], tmp_path / "worker.log"
+    with dg.DagsterInstance.get() as instance:
+        run = instance.create_run_for_job(_nothing)
+        deployment._start("worker", "python", "-c", _WATCHED.format(run_id=run.run_id))
+        worker = deployment.children["worker"]
+        try:
+            until(lambda: "watching" in log.read_text(), "it does not start")
+            time.sleep(1)
+            admin.execute(f'ALTER DATABASE "{database}" ALLOW_CONNECTIONS false')
+            gone = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s"
+            admin.execute(gone, [database])
+            until(lambda: "will ask again" in log.read_text(), log.read_text())
+            admin.execute(f'ALTER DATABASE "{database}" ALLOW_CONNECTIONS true')
+            assert worker.poll() is None
+            instance.report_run_canceled(run)
+            until(lambda: worker.poll() is not None, "it goes on")
+            assert worker.returncode == -signal.SIGTERM
+        finally:
+            admin.execute(f'ALTER DATABASE "{database}" ALLOW_CONNECTIONS true')
+            worker.kill()
+            worker.wait()
+            admin.close()
 
 
 def test_the_example_is_our_instance_with_another_launcher():

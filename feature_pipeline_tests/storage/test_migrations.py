@@ -20,6 +20,7 @@ from feature_pipeline.features.catalogue import TABLES
 from feature_pipeline.schemas import Column, TableSchema
 from feature_pipeline.storage import migrations
 from feature_pipeline.storage.migrations import migrate, pending
+from feature_pipeline.timeframes import DAILY, TIMEFRAMES
 
 NAMES = sorted(path.stem for path in migrations.SQL.glob("[0-9]*_*.sql"))
 
@@ -224,16 +225,32 @@ def test_long_view_has_one_row_per_value(migrated_database_url: str) -> None:
             " computed_at, run_id) VALUES ('1', '2020-01-02Z', '2020-01-02 21:00Z', 'assumed',"
             " 0.30000000000000004, '2020-01-03Z', '7')"
         )
+        others = [timeframe for timeframe in TIMEFRAMES if timeframe != DAILY]
+        for timeframe in others:
+            for table, name in (("features", "returns_1"), ("indicators", "sma_20")):
+                connection.execute(
+                    f"INSERT INTO {table}_{timeframe} (symbol, time, available_at,"
+                    f" availability_basis, session, {name}, computed_at, run_id) VALUES ('2',"
+                    " '2020-01-02 20:59Z', '2020-01-02 21:00Z', 'assumed', '2020-01-02', 0.5,"
+                    " '2020-01-03Z', '7')"
+                )
         rows = connection.execute(
             "SELECT ticker, feature_name, value, version, as_of_timestamp::text,"
-            " calculated_at::date FROM feature_values ORDER BY feature_name"
+            " calculated_at::date, timeframe FROM feature_values ORDER BY ticker, feature_name"
         ).fetchall()
+        columns = connection.execute("SELECT * FROM feature_values LIMIT 0").description
     moment = ("2020-01-02 21:00:00+00", date(2020, 1, 3))
-    assert rows == [
-        ("1", "returns_1d", 0.1, 1, *moment),
-        ("1", "rsi_7", -1e-300, 2, *moment),
-        ("1", "sma_20", 0.30000000000000004, 1, *moment),
+    assert rows[:3] == [
+        ("1", "returns_1d", 0.1, 1, *moment, DAILY),
+        ("1", "rsi_7", -1e-300, 2, *moment, DAILY),
+        ("1", "sma_20", 0.30000000000000004, 1, *moment, DAILY),
     ]
+    assert sorted(rows[3:]) == sorted(
+        ("2", name, 0.5, 1, *moment, timeframe)
+        for timeframe in others
+        for name in ("returns_1", "sma_20")
+    )
+    assert columns[-1].name == "timeframe"
 
 
 BARS = (

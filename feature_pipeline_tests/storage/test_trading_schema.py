@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -16,7 +17,7 @@ from psycopg import errors
 from typer.testing import CliRunner
 
 from feature_pipeline.cli import app
-from feature_pipeline.storage import audit_log
+from feature_pipeline.storage import audit_log, migrations
 from feature_pipeline.storage.database import Database
 from feature_pipeline_tests.storage.test_migrations import relation
 
@@ -75,6 +76,7 @@ def test_every_column_that_readers_are_promised_is_there(migrated_database_url: 
 
 
 STRATEGY = {"id": "s", "name": "s"}
+NAN = Decimal("NaN")
 POSITION = {"symbol": "AAPL", "quantity": 1, "avg_entry_price": 1}
 WRONG = [
     ("trading.orders", ORDER, {"side": "hold"}),
@@ -82,12 +84,18 @@ WRONG = [
     ("trading.orders", ORDER, {"status": "lost"}),
     ("trading.orders", ORDER, {"broker": "alpaca"}),
     ("trading.orders", ORDER, {"quantity": 0}),
-    ("trading.orders", ORDER, {"quantity": Decimal("NaN")}),
+    ("trading.orders", ORDER, {"quantity": NAN}),
+    ("trading.orders", ORDER, {"avg_fill_price": NAN}),
+    ("trading.orders", ORDER, {"commission": NAN}),
     ("trading.orders", ORDER, {"price": 5}),  # of a market order
     ("trading.orders", ORDER, {"order_type": "limit"}),  # without a price
     ("trading.orders", ORDER, {"filled_qty": 11}),
     ("trading.orders", ORDER, {"status": "filled"}),  # when, at what price?
-    ("trading.positions", POSITION, {"quantity": Decimal("NaN")}),
+    ("trading.positions", POSITION, {"quantity": NAN}),
+    ("trading.positions", POSITION, {"avg_entry_price": NAN}),
+    ("trading.positions", POSITION, {"current_price": NAN}),
+    ("trading.positions", POSITION, {"unrealized_pnl": NAN}),
+    ("trading.positions", POSITION, {"realized_pnl": NAN}),
     ("config.strategies", STRATEGY, {"params": "[]"}),
     ("config.strategies", STRATEGY, {"regime_filter": ["bull"]}),
     ("audit.system_events", EVENT, {"severity": "fatal"}),
@@ -115,6 +123,10 @@ def test_orders_and_their_fills(connection: psycopg.Connection[Any]) -> None:
             connection, "trading.trades",
             **TRADE, order_id=order["id"], executed_at=at, realized_pnl=pnl,
         )  # fmt: skip
+    for name in ("quantity", "price", "commission", "realized_pnl"):
+        wrong = {**TRADE, "order_id": order["id"], "executed_at": monday, name: NAN}
+        with pytest.raises(errors.CheckViolation):
+            insert(connection, "trading.trades", **wrong)
     nobody = "00000000-0000-0000-0000-000000000000"
     with pytest.raises(errors.ForeignKeyViolation):
         insert(connection, "trading.trades", **TRADE, order_id=nobody, executed_at=monday)
@@ -136,6 +148,36 @@ def test_orders_and_their_fills(connection: psycopg.Connection[Any]) -> None:
         "UPDATE trading.orders SET status = 'sent' RETURNING updated_at > now() - '1 min'::interval"
     )
     assert connection.execute(now).fetchone() == (True,)
+
+
+def test_what_is_no_trade_is_entered_as_the_page_says(connection: psycopg.Connection[Any]) -> None:
+    page = Path(__file__).parents[2] / "docs/how-to/trading-tables.md"
+    [entry] = re.findall(r"```sql\n(-- 250 .*?)```", page.read_text("utf-8"), re.DOTALL)
+    connection.execute(entry)
+    fills = connection.execute("SELECT symbol, side, quantity, price FROM trading.trades")
+    assert fills.fetchall() == [("KO", "buy", 250, 0)]
+
+
+def test_nan_that_is_there_is_named_by_the_migration(
+    connection: psycopg.Connection[Any],
+) -> None:
+    statements = (migrations.SQL / "0018_repairs.sql").read_text("utf-8")
+    checks = connection.execute(
+        "SELECT conrelid::regclass::text, conname FROM pg_constraint WHERE conname ~"
+        " '^(orders|trades|positions)_(.*price|commission|.*pnl)$' AND conname !~"
+        " '^(orders_price|trades_price|trades_realized_pnl)$'"
+        " AND connamespace = 'trading'::regnamespace"
+    ).fetchall()
+    assert len(checks) == 7
+    for table, check in checks:
+        connection.execute(f"ALTER TABLE {table} DROP CONSTRAINT {check}")
+    insert(connection, "trading.positions", **POSITION | {"unrealized_pnl": NAN})
+    with pytest.raises(
+        errors.RaiseException, match=r"trading.positions.unrealized_pnl is NaN in 1"
+    ):
+        connection.execute(statements)
+    connection.execute("UPDATE trading.positions SET unrealized_pnl = NULL")
+    connection.execute(statements)
 
 
 def partitions(connection: psycopg.Connection[Any]) -> list[str]:
@@ -204,14 +246,13 @@ def test_nothing_is_taken_out_that_was_not_exported(
     with database.dedicated() as connection:
         insert(connection, "audit.system_events", **EVENT, timestamp="2020-03-01Z")
         connection.execute("SELECT audit.make_partitions()")
-        export = audit_log._export
+        write = audit_log._write
 
-        def late(*args: object) -> object:
-            exported = export(*args)
+        def late(rows: pl.DataFrame, path: Path) -> None:
+            write(rows, path)
             insert(connection, "audit.system_events", **EVENT, timestamp="2020-03-02Z")
-            return exported
 
-        monkeypatch.setattr(audit_log, "_export", late)
+        monkeypatch.setattr(audit_log, "_write", late)
         with pytest.raises(audit_log.ArchiveError, match=r"system_events_2020_03 .* again"):
             audit_log.upkeep(database, tmp_path)
         assert "audit.system_events_2020_03" in partitions(connection)
@@ -223,6 +264,43 @@ def test_nothing_is_taken_out_that_was_not_exported(
             audit_log.upkeep(database, file)
         assert "audit.system_events_2020_03" in partitions(connection)
         assert [a.rows for a in audit_log.upkeep(database, tmp_path).archived] == [2]
+
+
+def test_rows_that_come_late_are_archived_beside_what_is_there(
+    database: Database, tmp_path: Path
+) -> None:
+    with database.dedicated() as connection:
+
+        def upkeep_after(message: str) -> list[audit_log.Archived]:
+            late = {**EVENT, "message": message, "timestamp": "2020-03-02Z"}
+            insert(connection, "audit.system_events", **late)
+            return list(audit_log.upkeep(database, tmp_path).archived)
+
+        folder = tmp_path / "system_events/month=2020-03"
+        assert [a.rows for a in upkeep_after("first")] == [1]
+        # Into the table that is still there, which is archived whole.
+        assert [(a.rows, a.path.name) for a in upkeep_after("second")] == [
+            (2, "system_events.parquet")
+        ]
+        assert "audit.system_events_2020_03" not in partitions(connection)
+        # Where it was dropped the file is all there is of the month.
+        connection.execute("DROP TABLE audit.system_events_2020_03")
+        beside = [(1, "system_events-2.parquet")]
+        assert [(a.rows, a.path.name) for a in upkeep_after("third")] == beside
+        # Killed before it was detached, and run again: the same file.
+        connection.execute(
+            "ALTER TABLE audit.system_events ATTACH PARTITION audit.system_events_2020_03"
+            " FOR VALUES FROM ('2020-03-01Z') TO ('2020-04-01Z')"
+        )
+        again = audit_log.upkeep(database, tmp_path, dry_run=True).archived
+        assert [(a.rows, a.path.name) for a in again] == beside
+        again = audit_log.upkeep(database, tmp_path).archived
+        assert [(a.rows, a.path.name) for a in again] == beside
+        left = connection.execute("SELECT count(*) FROM audit.system_events").fetchone()
+        assert left == (0,)
+    files = pl.read_parquet(folder)
+    assert sorted(files["message"]) == ["first", "second", "third"]
+    assert files["id"].n_unique() == 3
 
 
 def test_the_command_says_what_it_did(
