@@ -263,7 +263,7 @@ def storage(as_json: Json = False) -> None:
 
     with foreground.until_told(), Stack(settings()) as stack:
         current = stack.resolved_settings()
-        held = store(current)
+        held = store(current, reading=True)
         with held.database:
             found: dict[str, Any] = {
                 "assets": usage.partitions(held.database).to_dicts(),

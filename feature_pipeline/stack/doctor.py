@@ -257,11 +257,13 @@ def jobs(connection: psycopg.Connection[Any]) -> Finding:
 def _tables(stack: Stack, connection: object) -> Iterator[Finding]:
     import psycopg
 
+    from feature_pipeline.storage.database import Database
     from feature_pipeline.storage.migrations import pending
 
     assert isinstance(connection, psycopg.Connection)
     try:
-        missing = pending(stack.database_url)
+        with Database(stack.database_url) as database:
+            missing = pending(database)
     except FeaturePipelineError as error:
         yield Finding(False, "tables", str(error), "feature-pipeline migrate")
         return
