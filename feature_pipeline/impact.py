@@ -79,11 +79,11 @@ class Impact:
         return not (self.changes or self.missing or self.migrations or self.assets)
 
 
-def against_database(database: Database, database_url: str, versions: Mapping[str, str]) -> Impact:
+def against_database(database: Database, versions: Mapping[str, str]) -> Impact:
     """Compare with what a database was last migrated to and filled with.
 
     Args:
-        database, database_url: where it is.
+        database: where it is.
         versions: asset -> code version of the code at hand, the universe's share included.
 
     Raises:
@@ -105,7 +105,7 @@ def against_database(database: Database, database_url: str, versions: Mapping[st
         changes=compare(_only(deployed.registered(database), timeframes), definitions(timeframes)),
         missing=missing,
         unknown=unknown,
-        migrations=migrations.pending(database_url),
+        migrations=migrations.pending(database),
         assets=[
             found
             for table in derived

@@ -56,8 +56,8 @@ class Settings(BaseSettings):
     )
     owner_database_url: SecretStr | None = Field(
         default=None,
-        description="the same database, as the owner of its tables: for `migrate` and `upkeep`; "
-        "default: that address",
+        description="the same database, as the owner of its tables: for `migrate`, `upkeep`, "
+        "`backup` and `restore`; default: that address",
     )
     redis_url: SecretStr | None = Field(
         default=None, description="Redis to use instead of the embedded one"

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -266,6 +267,33 @@ def test_each_command_starts_and_is_healthy(native, database_url):
     with urllib.request.urlopen(request, timeout=60) as answer:
         nodes = json.load(answer)["data"]["repositoriesOrError"]["nodes"]
     assert nodes == [{"location": {"name": "feature_pipeline"}}]
+
+
+def _documented() -> list[list[str]]:
+    """What the pages have compose run in a service: its name, and the words after it."""
+    found = []
+    for page in sorted((ROOT / "docs/how-to").glob("*.md")):
+        for line in re.findall(r"^docker compose run .*", page.read_text(), flags=re.MULTILINE):
+            words = shlex.split(line)
+            found.append(words[words.index("feature-pipeline") - 1 :])
+    return found
+
+
+def test_what_the_pages_run_in_a_service_does_what_it_should(native, tmp_path):
+    assert native.start("migrate").wait(120) == 0
+    done = []
+    for service, *words in _documented():
+        if words[1] in ("upkeep", "backup"):  # the others want an empty database, or rows
+            folder = tmp_path / words[-1].split("/")[1]
+            folder.mkdir()
+            here = [*words[:-1], words[-1].replace(f"/{folder.name}", str(folder))]
+            said = subprocess.run(
+                here, env=native.environment(service), cwd=tmp_path, capture_output=True, text=True
+            )
+            assert said.returncode == 0, said.stderr
+        assert service == "migrate", "the one that has the owner's address"
+        done.append(words[1])
+    assert sorted(done) == ["backup", "online", "restore", "upkeep"]
 
 
 def test_the_redis_configuration_is_one_that_redis_takes(tmp_path):

@@ -87,7 +87,10 @@ DECLARE
 BEGIN
     IF NOT pg_has_role(ours, 'USAGE')
         OR NOT has_schema_privilege(ours, 'public', 'CREATE')
-        OR (jobs AND NOT (SELECT rolcanlogin FROM pg_roles WHERE oid = ours)) THEN
+        OR (jobs AND NOT (SELECT rolcanlogin FROM pg_roles WHERE oid = ours))
+        -- Asked of a new owner for the chunks, and granted by a superuser alone.
+        OR (jobs AND NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user)
+            AND NOT has_schema_privilege(ours, '_timescaledb_internal', 'CREATE')) THEN
         RETURN;  -- what is here stays with whoever made it
     END IF;
     IF jobs AND (SELECT rolcanlogin FROM pg_roles WHERE oid = maintainer)
@@ -163,6 +166,7 @@ $$;
 DO $$
 DECLARE
     one record;
+    maintain boolean := current_setting('server_version_num')::integer >= 170000;
 BEGIN
     FOR one IN
         SELECT c.oid, c.oid::regclass AS name, c.relkind,
@@ -197,7 +201,11 @@ BEGIN
         CONTINUE WHEN has_table_privilege('feature_pipeline_reader', one.oid, 'SELECT')
             AND has_table_privilege('feature_pipeline_maintainer', one.oid, 'SELECT')
             AND has_table_privilege('feature_pipeline_writer', one.oid, 'SELECT')
-            AND has_table_privilege('feature_pipeline_writer', one.oid, 'INSERT') = (one.writes <> '');
+            AND has_table_privilege('feature_pipeline_writer', one.oid, 'INSERT') = (one.writes <> '')
+            -- Earlier versions do not know the word, and refuse it.
+            AND CASE WHEN maintain AND one.relkind <> 'v'
+                THEN has_table_privilege('feature_pipeline_maintainer', one.oid, 'MAINTAIN')
+                ELSE true END;
         EXECUTE format('GRANT SELECT ON %s TO feature_pipeline_reader, feature_pipeline_maintainer,'
             ' feature_pipeline_writer', one.name);
         IF one.writes <> '' THEN
@@ -205,7 +213,7 @@ BEGIN
         ELSE  -- what was made since the last time has the privileges that later tables get
             EXECUTE format('REVOKE INSERT, UPDATE, DELETE ON %s FROM feature_pipeline_writer', one.name);
         END IF;
-        IF current_setting('server_version_num')::integer >= 170000 AND one.relkind <> 'v' THEN
+        IF maintain AND one.relkind <> 'v' THEN
             EXECUTE format('GRANT MAINTAIN ON %s TO feature_pipeline_maintainer', one.name);
         END IF;
     END LOOP;
@@ -228,6 +236,9 @@ BEGIN
             EXECUTE rights || 'GRANT ' || CASE WHEN place = 'audit' THEN 'INSERT'
                 ELSE 'INSERT, UPDATE, DELETE' END || ' ON TABLES TO feature_pipeline_writer';
             EXECUTE rights || 'GRANT USAGE, SELECT ON SEQUENCES TO feature_pipeline_writer';
+            IF current_setting('server_version_num')::integer >= 170000 THEN
+                EXECUTE rights || 'GRANT MAINTAIN ON TABLES TO feature_pipeline_maintainer';
+            END IF;
         END LOOP;
     END LOOP;
 END

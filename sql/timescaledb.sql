@@ -26,8 +26,9 @@ BEGIN
         WHERE to_regclass(p.relation) IS NOT NULL
             AND p.compress_after IS NOT NULL
             AND (
-                replace(s.segmentby, '"', '') IS DISTINCT FROM p.segment_by
-                OR replace(s.orderby, '"', '') IS DISTINCT FROM replace(p.order_by, ' ', '')
+                translate(s.segmentby, '" ', '')
+                    IS DISTINCT FROM replace(coalesce(p.segment_by, ''), ' ', '')
+                OR translate(s.orderby, '" ', '') IS DISTINCT FROM replace(p.order_by, ' ', '')
             )
     LOOP
         EXECUTE format(

@@ -600,8 +600,8 @@ def _days_per_run(
 
 def _widths(store: Store) -> dict[str, float]:
     """Table -> bytes per row, indexes included, where there are rows enough to tell."""
-    sizes = usage.relations(store.database, store.tables)
-    enough = sizes.filter(pl.col("kind") == "data", pl.col("rows") >= _ENOUGH_ROWS)
+    sizes = usage.relations(store.database, store.tables, "data")
+    enough = sizes.filter(pl.col("rows") >= _ENOUGH_ROWS)
     return dict(enough.select("table", pl.col("total") / pl.col("rows")).iter_rows())
 
 

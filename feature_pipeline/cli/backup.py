@@ -8,17 +8,17 @@ from typing import Annotated
 
 import typer
 
-from feature_pipeline.cli.common import Json, console, opened, print_json
+from feature_pipeline.cli.common import Json, console, print_json, settings
 
 
 def backup(
     file: Annotated[Path, typer.Argument(help="Which there is not yet.", show_default=False)],
     as_json: Json = False,
 ) -> None:
-    """Write the whole database to one file, while it is read and written.
+    """Write every table of ours to one file, while they are read and written.
 
-    In pg_dump's custom format. Redis is not in it: it follows from the database. Nor are the
-    universe and the settings: keep those beside it.
+    In pg_dump's custom format. Redis is not in it: it follows from the database. Nor are Dagster's
+    own tables, the universe and the settings: keep those beside it.
 
     \b
     Examples:
@@ -27,12 +27,12 @@ def backup(
     """
     from feature_pipeline.cli.progress import duration
     from feature_pipeline.cli.terminal import size
+    from feature_pipeline.stack import Stack, foreground
     from feature_pipeline.stack import backup as room
 
     started = time.monotonic()
-    with opened() as (current, _):
-        assert current.database_url is not None
-        written = room.backup(current.database_url.get_secret_value(), file)
+    with foreground.until_told(), Stack(settings()) as stack:
+        written = room.backup(stack.owner_database_url, file)
     took = time.monotonic() - started
     if as_json:
         print_json({"file": str(file), "bytes": written, "seconds": took})
@@ -46,7 +46,7 @@ def restore(
     ],
     as_json: Json = False,
 ) -> None:
-    """Fill an empty database from a backup; one that is not empty is refused.
+    """Fill a database without tables from a backup; Dagster's may be there, and stay as they are.
 
     Then `migrate` is done, and what is left to do is said.
 
@@ -56,14 +56,16 @@ def restore(
       FEATURE_PIPELINE_DATABASE_URL=postgresql://host/new feature-pipeline restore features.dump
     """
     from feature_pipeline.cli.progress import duration
+    from feature_pipeline.stack import Stack, foreground
     from feature_pipeline.stack import backup as room
     from feature_pipeline.storage import usage
+    from feature_pipeline.storage.database import Database
 
     started = time.monotonic()
-    with opened() as (current, held):
-        assert current.database_url is not None
-        room.restore(current.database_url.get_secret_value(), file)
-        found = usage.partitions(held.database)
+    with foreground.until_told(), Stack(settings()) as stack:
+        room.restore(stack.owner_database_url, file)
+        with Database(stack.owner_database_url) as database:
+            found = usage.partitions(database)
     took = time.monotonic() - started
     rows, last = int(found["rows"].sum()), found["last"].max()
     if as_json:

@@ -88,7 +88,7 @@ def export(
     asked = (moment(as_of, "--as-of"), moment(as_known_at, "--as-known-at"))
     at = Moment.of(*(a.at if a else None for a in asked))
     span = days(start, end)
-    with Dataset(directory) as dataset, opened() as (current, held):
+    with Dataset(directory) as dataset, opened(reading=True) as (current, held):
         ids = {held.universe.resolve(name).id: None for name in wanted or held.universe.symbols}
         work = room.Export(
             dataset,

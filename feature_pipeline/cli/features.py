@@ -160,7 +160,7 @@ def _stored(asset: str) -> dict[str, Any] | str:
     from feature_pipeline.stack import Stack
 
     try:
-        held = store(Stack(settings()).attach().resolved_settings())
+        held = store(Stack(settings()).attach().resolved_settings(), reading=True)
         with held.database:
             versions = code_versions(held.universe)
             if asset not in versions:
@@ -239,13 +239,8 @@ def diff(
     if against:
         found = against_commit(against, load_universe(settings()).timeframes)
     else:
-        with opened() as (current, held):
-            assert current.database_url is not None
-            found = against_database(
-                held.database,
-                current.database_url.get_secret_value(),
-                code_versions(held.universe),
-            )
+        with opened(reading=True) as (_, held):
+            found = against_database(held.database, code_versions(held.universe))
     if as_json:
         print_json(asdict(found))
         return

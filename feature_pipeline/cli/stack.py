@@ -256,6 +256,7 @@ def storage(as_json: Json = False) -> None:
     from dataclasses import asdict
 
     from feature_pipeline.errors import FeaturePipelineError
+    from feature_pipeline.features.catalogue import ALL_TABLES
     from feature_pipeline.online.usage import usage as redis_usage
     from feature_pipeline.resources import redis_client, store
     from feature_pipeline.stack import Stack, foreground
@@ -263,11 +264,11 @@ def storage(as_json: Json = False) -> None:
 
     with foreground.until_told(), Stack(settings()) as stack:
         current = stack.resolved_settings()
-        held = store(current)
+        held = store(current, reading=True)
         with held.database:
             found: dict[str, Any] = {
                 "assets": usage.partitions(held.database).to_dicts(),
-                "tables": usage.relations(held.database, held.tables).to_dicts(),
+                "tables": usage.relations(held.database, ALL_TABLES).to_dicts(),
                 "timescaledb": retention.timescaledb(held.database),
                 "policies": retention.policies(held.database).to_dicts(),
                 "dagster": {"total": usage.schema_size(stack.dagster_database_url)},

@@ -1,7 +1,9 @@
 """Backup and restore: PostgreSQL's own pg_dump and pg_restore, found, and called as they must be.
 
 Here lives which of them fits a server, what TimescaleDB wants before and after, and what is
-refused. What is in a database is nothing to this module: all of it is dumped.
+refused. What is in a database is nothing to this module: all of it is dumped, but for what Dagster
+keeps in a schema of its own. That belongs to who runs Dagster, whose tables the owner of ours need
+not even be able to read; and it is there, empty or not, before anybody restores.
 """
 
 from __future__ import annotations
@@ -10,26 +12,35 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import LiteralString
 
 import psycopg
+from psycopg import sql
 
 from feature_pipeline.errors import StackError
 from feature_pipeline.stack.postgres import wheel_binaries
+from feature_pipeline.stack.stack import DAGSTER_SCHEMA
 from feature_pipeline.storage.database import Database, for_programs, redact
+from feature_pipeline.storage.migrations import ROLES
 
-_THERE = """
+_THERE = f"""
     SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f')
-        AND n.nspname <> 'information_schema' AND n.nspname NOT LIKE 'pg\\_%'
+        AND n.nspname NOT IN ('information_schema', '{DAGSTER_SCHEMA}')
+        AND n.nspname NOT LIKE 'pg\\_%'
         AND NOT EXISTS (
             SELECT FROM pg_depend d
             WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'
         )
 """
-"""How many tables, views and sequences there are, those of extensions apart."""
+"""How many tables, views and sequences there are, those of extensions and of Dagster apart."""
+
+_DAGSTERS = re.compile(rf"\d+; \d+ \d+ [A-Z ]+ (- (SCHEMA )?)?{DAGSTER_SCHEMA}( |$)")
+"""Of pg_restore's list, the lines about Dagster's schema and about what is in it."""
 
 
 def backup(url: str, file: Path) -> int:
@@ -38,7 +49,7 @@ def backup(url: str, file: Path) -> int:
     The file is written beside and renamed: a killed backup leaves none.
 
     Args:
-        url: of the database.
+        url: of the database, as who owns the tables.
         file: which there is not yet; readable by nobody else.
 
     Returns:
@@ -52,8 +63,9 @@ def backup(url: str, file: Path) -> int:
         raise StackError(f"{file} exists; name another file, or move it away")
     tool = _tool("pg_dump", _major(url))
     draft = file.with_name(f"{file.name}.new")
+    ours = f"--exclude-schema={DAGSTER_SCHEMA}"
     try:
-        _call([tool, "--format=custom", *_PLAIN, f"--file={draft}"], url)
+        _call([tool, "--format=custom", ours, *_PLAIN, f"--file={draft}"], url)
         draft.replace(file)
     finally:
         draft.unlink(missing_ok=True)
@@ -67,11 +79,13 @@ def restore(url: str, file: Path) -> None:
     TimescaleDB it cannot be: make the database anew.
 
     Args:
-        url: of a database without tables.
-        file: of `backup`.
+        url: of a database without tables, but for Dagster's; as who is to own them, with
+            TimescaleDB as a superuser.
+        file: of `backup`, or of pg_dump in its custom format; Dagster's schema in it is left out.
 
     Raises:
-        StackError: there are tables, there is no such file, no fitting pg_restore, or it fails.
+        StackError: there are tables, there is no such file, no fitting pg_restore, or it fails;
+            TimescaleDB is not there, or refuses.
         DatabaseError: the database cannot be reached.
     """
     from feature_pipeline.resources import prepare_database
@@ -93,7 +107,12 @@ def restore(url: str, file: Path) -> None:
         if timescaledb:
             _prepare(database)
         whole = () if timescaledb else ("--single-transaction",)
-        _call([tool, *_PLAIN, "--exit-on-error", *whole, file], url)
+        with tempfile.NamedTemporaryFile("w") as wanted:
+            ours = (line for line in contents.splitlines(True) if not _DAGSTERS.match(line))
+            wanted.writelines(ours)
+            wanted.flush()
+            chosen = f"--use-list={wanted.name}"
+            _call([tool, *_PLAIN, "--exit-on-error", *whole, chosen, file], url)
         if timescaledb:
             _ask(database, "SELECT timescaledb_post_restore()")
     prepare_database(url)
@@ -114,10 +133,19 @@ def _prepare(database: Database) -> None:
             "the backup is of a database with TimescaleDB, and this server has none: "
             f"{str(error).splitlines()[0]}; restore it where TimescaleDB of the same version is"
         ) from None
-    _ask(database, "SELECT timescaledb_pre_restore()")
+    try:
+        for role in ROLES:  # the dump names them: policies are jobs of theirs
+            with suppress(psycopg.errors.DuplicateObject):
+                _ask(database, sql.SQL("CREATE ROLE {}").format(sql.Identifier(role)))
+        _ask(database, "SELECT timescaledb_pre_restore()")
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise StackError(
+            f"{database.address}: only a superuser can restore TimescaleDB "
+            f"({error.diag.message_primary}); name one in FEATURE_PIPELINE_OWNER_DATABASE_URL"
+        ) from None
 
 
-def _ask(database: Database, statement: LiteralString) -> None:
+def _ask(database: Database, statement: LiteralString | sql.Composed) -> None:
     """On a connection of its own: TimescaleDB takes note of it when one begins."""
     connection = database.dedicated()
     try:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import psycopg
 
     from feature_pipeline.sources import Kind
+    from feature_pipeline.storage.database import Database
 
 PACKAGES = ("dagster", "dagster-postgres", "polars", "psycopg", "redis")
 OLDEST_POSTGRES = 15
@@ -257,11 +258,14 @@ def jobs(connection: psycopg.Connection[Any]) -> Finding:
 def _tables(stack: Stack, connection: object) -> Iterator[Finding]:
     import psycopg
 
+    from feature_pipeline.storage.database import Database
     from feature_pipeline.storage.migrations import pending
 
     assert isinstance(connection, psycopg.Connection)
     try:
-        missing = pending(stack.database_url)
+        with Database(stack.database_url) as database:
+            missing = pending(database)
+            kept = () if missing else (_policies(database), _logs(database))
     except FeaturePipelineError as error:
         yield Finding(False, "tables", str(error), "feature-pipeline migrate")
         return
@@ -278,6 +282,33 @@ def _tables(stack: Stack, connection: object) -> Iterator[Finding]:
         yield Finding(True, "ledger", f"{assets} assets, {days} days, up to {newest}")
     else:
         yield Finding(True, "ledger", "no day is written yet", "feature-pipeline demo, or backfill")
+    yield from kept
+
+
+def _policies(database: Database) -> Finding:
+    """Whether the tables are stored as storage_policies says."""
+    from feature_pipeline.storage import retention
+
+    fix = "feature-pipeline migrate"
+    if retention.waits(database):
+        return Finding(False, "policies", "TimescaleDB is here, and the tables are plain", fix)
+    if left := retention.unapplied(database):
+        return Finding(False, "policies", f"not applied to {', '.join(left)}", fix)
+    how = "applied" if retention.timescaledb(database) else "plain PostgreSQL keeps everything"
+    return Finding(True, "policies", how)
+
+
+def _logs(database: Database) -> Finding:
+    """Whether somebody keeps the trading side's logs in order."""
+    from feature_pipeline.storage.audit_log import behind
+
+    waiting, lacking = behind(database)
+    said = [f"{waiting} rows without a partition of their month"] if waiting else []
+    said += [f"{log} has none for the next month" for log in lacking]
+    fix = "feature-pipeline upkeep, once a month (docs/how-to/trading-tables.md)"
+    if said:
+        return Finding(False, "logs", "; ".join(said), fix)
+    return Finding(True, "logs", "a partition for every row, and for the next month")
 
 
 def _redis(stack: Stack) -> Iterator[Finding]:

@@ -98,6 +98,21 @@ def upkeep(database: Database, directory: Path, *, dry_run: bool = False) -> Upk
     return Upkeep(tuple(name for (name,) in made), tuple(archived))
 
 
+def behind(database: Database) -> tuple[int, list[str]]:
+    """What waits for `upkeep`: how many rows have no partition of their own month, and which logs
+    have none for the next one."""
+    month = "to_char(now() AT TIME ZONE 'UTC' + INTERVAL '1 month', '_YYYY_MM')"
+    logs = database.read_frame(
+        " UNION ALL ".join(
+            f"SELECT 'audit.{log}' AS log, to_regclass('audit.{log}' || {month}) IS NULL AS lacks,"
+            # Those at infinity belong to no month, and stay.
+            f" (SELECT count(*) FROM audit.{log}_default WHERE isfinite(timestamp)) AS waiting"
+            for log in COLUMNS
+        )
+    )
+    return int(logs["waiting"].sum()), logs.filter("lacks")["log"].to_list()
+
+
 def _read(database: Database, log: str, partition: str) -> pl.DataFrame:
     query = sql.SQL("SELECT {} FROM {} ORDER BY timestamp, id").format(
         sql.SQL(COLUMNS[log]),

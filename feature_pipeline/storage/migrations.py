@@ -118,20 +118,19 @@ def migrate(database_url: str) -> list[str]:
         return names
 
 
-def pending(database_url: str) -> list[str]:
+def pending(database: Database) -> list[str]:
     """Names of the migrations that `migrate` would apply. Changes nothing.
 
     Raises:
         DatabaseError: the database cannot be reached.
     """
-    with Database(database_url, name="feature_pipeline migrate") as database:
-        connection = database.dedicated()
-        try:
-            rows = connection.execute("SELECT migration_id FROM _yoyo_migration").fetchall()
-        except errors.UndefinedTable:
-            rows = []
-        finally:
-            connection.close()
+    connection = database.dedicated()
+    try:
+        rows = connection.execute("SELECT migration_id FROM _yoyo_migration").fetchall()
+    except errors.UndefinedTable:
+        rows = []
+    finally:
+        connection.close()
     applied = {name for (name,) in rows}
     return [migration.id for migration in _migrations() if migration.id not in applied]
 

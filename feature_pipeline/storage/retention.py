@@ -45,6 +45,43 @@ ORDER BY p.relation
 """
 
 
+# What `sql/timescaledb.sql` would change.
+_UNAPPLIED = """
+WITH jobs AS (
+    SELECT format('%I.%I', hypertable_schema, hypertable_name)::regclass AS hypertable,
+        (config ->> 'compress_after')::interval AS compress_after,
+        (config ->> 'drop_created_before')::interval AS drop_created_before
+    FROM timescaledb_information.jobs
+    WHERE proc_name IN ('policy_compression', 'policy_retention')
+)
+SELECT p.relation AS "table"
+FROM storage_policies p
+LEFT JOIN timescaledb_information.dimensions d
+    ON format('%I.%I', d.hypertable_schema, d.hypertable_name)::regclass = to_regclass(p.relation)
+LEFT JOIN timescaledb_information.hypertable_columnstore_settings s
+    ON s.hypertable = to_regclass(p.relation)
+CROSS JOIN LATERAL (
+    SELECT max(j.compress_after) AS compress_after, max(j.drop_created_before) AS dropped
+    FROM jobs j WHERE j.hypertable = to_regclass(p.relation)
+) j
+CROSS JOIN LATERAL (
+    SELECT max(c.range_end - c.range_start) AS length FROM timescaledb_information.chunks c
+    WHERE (c.hypertable_schema, c.hypertable_name) = (d.hypertable_schema, d.hypertable_name)
+) longest
+WHERE to_regclass(p.relation) IS NOT NULL AND (
+    d.time_interval IS DISTINCT FROM p.chunk_interval
+    OR j.compress_after IS DISTINCT FROM p.compress_after
+    OR j.dropped IS DISTINCT FROM p.retention + greatest(p.chunk_interval, longest.length)
+    OR (p.compress_after IS NOT NULL AND (
+        translate(s.segmentby, '" ', '')
+            IS DISTINCT FROM replace(coalesce(p.segment_by, ''), ' ', '')
+        OR translate(s.orderby, '" ', '') IS DISTINCT FROM replace(p.order_by, ' ', '')
+    ))
+)
+ORDER BY p.relation
+"""
+
+
 def policies(database: Database) -> pl.DataFrame:
     """How each table is stored that is there and has a policy.
 
@@ -63,6 +100,18 @@ def timescaledb(database: Database) -> bool:
     """Whether the extension is at work."""
     query = "SELECT EXISTS (SELECT FROM pg_extension WHERE extname = 'timescaledb') AS there"
     return bool(database.read_frame(query).item())
+
+
+def waits(database: Database) -> bool:
+    """Whether the server runs with TimescaleDB and this database does not have it yet."""
+    loaded = "current_setting('timescaledb.disable_load', true) IS NOT NULL AS loaded"
+    return not timescaledb(database) and bool(database.read_frame(f"SELECT {loaded}").item())
+
+
+def unapplied(database: Database) -> list[str]:
+    """Tables that are not stored as their policy says until the next `migrate`; on plain
+    PostgreSQL none."""
+    return database.read_frame(_UNAPPLIED)["table"].to_list() if timescaledb(database) else []
 
 
 def kept_from(database: Database, relation: str, today: date) -> date | None:

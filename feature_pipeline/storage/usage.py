@@ -13,20 +13,14 @@ import polars as pl
 import psycopg
 from psycopg import sql
 
-from feature_pipeline.schemas import TableSchema
+from feature_pipeline.schemas import POSITION_RECONCILIATION, TableSchema
 from feature_pipeline.storage.database import Database
 
 SIZES = ("heap", "indexes", "toast", "total")
 """Bytes of a relation: its rows (with free-space and visibility maps), indexes, large values."""
 
-BOOKKEEPING = (
-    "partition_ledger",
-    "partition_exceptions",
-    "write_intents",
-    "quarantine",
-    "feature_definitions",
-    "feature_sets",
-)
+_SCHEMAS = ("trading", "config", "audit")
+"""Of ours, those beside the one of the features."""
 
 
 def partitions(database: Database) -> pl.DataFrame:
@@ -49,42 +43,61 @@ def partitions(database: Database) -> pl.DataFrame:
     )
 
 
-def relations(database: Database, tables: Mapping[str, TableSchema]) -> pl.DataFrame:
-    """Every table of ours and the room it takes.
+def relations(
+    database: Database, tables: Mapping[str, TableSchema], only: str | None = None
+) -> pl.DataFrame:
+    """Every table in our schemas and the room it takes, partitions and chunks included.
 
     Args:
         database: a migrated one.
         tables: asset -> schema, all of the graph.
+        only: the one kind to look at.
 
     Returns:
-        `table`, `kind` (data, history, bookkeeping, summary: where it is more than a view), `rows`
-        (counted; of data tables the ledger's; null of summaries), SIZES in bytes, `chunks` and
-        `compressed` chunks (null where it is no hypertable).
+        `table`, `kind` (data, history, bookkeeping; summary: where it is more than a view; of other
+        schemas their name), `rows` (counted; of data tables the ledger's; null of summaries, and
+        where they may not be read), SIZES in bytes, `chunks` and `compressed` chunks (null where it
+        is no hypertable).
     """
-    data = {table.table: True for table in tables.values()}
-    history = [f"{table.table}_history" for table in tables.values() if table.history]
-    kinds = {
-        **dict.fromkeys(data, "data"),
-        **dict.fromkeys(history, "history"),
-        **dict.fromkeys(BOOKKEEPING, "bookkeeping"),
+    tables = {**tables, POSITION_RECONCILIATION.asset: POSITION_RECONCILIATION}
+    known = {
+        **{table.table: "data" for table in tables.values()},
+        **{f"{table.table}_history": "history" for table in tables.values() if table.history},
     }
     with database.connection() as connection:
+        found = {
+            name: (known.get(name) or (schema if schema in _SCHEMAS else "bookkeeping"), readable)
+            for name, schema, readable in connection.execute(_TABLES, [list(_SCHEMAS)])
+        }
         hypertables, summaries = _hypertables(connection)
-        kinds |= dict.fromkeys(summaries, "summary")
+        found |= dict.fromkeys(summaries, ("summary", False))
+        order = dict.fromkeys((*known, *found))
         rows = [
             {
                 "table": name,
                 "kind": kind,
-                "rows": _rows(connection, name, kind, tables),
+                "rows": _rows(connection, name, kind, tables) if readable else None,
                 **_sizes(connection, name, hypertable=name in hypertables),
                 **hypertables.get(name, {"chunks": None, "compressed": None}),
             }
-            for name, kind in kinds.items()
+            for name in order
+            if name in found
+            for kind, readable in [found[name]]
+            if only in (None, kind)
         ]
     numbers = ("rows", *SIZES, "chunks", "compressed")
     return pl.DataFrame(
         rows, schema={"table": pl.String, "kind": pl.String, **dict.fromkeys(numbers, pl.Int64)}
     )
+
+
+_TABLES = """
+    SELECT c.oid::regclass::text, n.nspname, has_table_privilege(c.oid, 'SELECT')
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE (n.nspname = current_schema OR n.nspname = ANY(%s))
+        AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+    ORDER BY n.nspname = current_schema DESC, n.nspname, c.relname
+"""
 
 
 def schema_size(url: str) -> int | None:
@@ -106,9 +119,7 @@ def schema_size(url: str) -> int | None:
 
 def _rows(
     connection: psycopg.Connection, name: str, kind: str, tables: Mapping[str, TableSchema]
-) -> int | None:
-    if kind == "summary":
-        return None
+) -> int:
     if kind == "data":
         assets = [table.asset for table in tables.values() if table.table == name]
         row = connection.execute(
@@ -117,7 +128,7 @@ def _rows(
         ).fetchone()
     else:
         row = connection.execute(
-            sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(name))
+            sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(*name.split(".")))
         ).fetchone()
     assert row is not None
     return int(row[0])
@@ -133,12 +144,14 @@ def _sizes(connection: psycopg.Connection, name: str, *, hypertable: bool) -> di
         ).fetchone()
     else:
         row = connection.execute(
-            "SELECT pg_table_size(c.oid) - t.size, pg_indexes_size(c.oid), t.size,"
-            " pg_total_relation_size(c.oid)"
+            "SELECT sum(pg_table_size(c.oid) - t.size)::bigint,"
+            " sum(pg_indexes_size(c.oid))::bigint, sum(t.size)::bigint,"
+            " sum(pg_total_relation_size(c.oid))::bigint"
             " FROM pg_class c CROSS JOIN LATERAL (SELECT coalesce(CASE WHEN c.reltoastrelid <> 0"
             " THEN pg_total_relation_size(c.reltoastrelid) END, 0) AS size) t"
-            " WHERE c.oid = %s::regclass",
-            [name],
+            " WHERE c.oid = %(name)s::regclass"
+            " OR c.oid IN (SELECT relid FROM pg_partition_tree(%(name)s::regclass))",
+            {"name": name},
         ).fetchone()
     assert row is not None
     return dict(zip(SIZES, map(int, row), strict=True))
@@ -153,8 +166,9 @@ def _hypertables(
     if there is None:
         return {}, []
     found = connection.execute(
-        "SELECT coalesce(a.view_name, h.hypertable_name), count(c.chunk_name),"
-        " count(*) FILTER (WHERE c.is_compressed), a.view_name"
+        "SELECT format('%%I.%%I', coalesce(a.view_schema, t.schema_name),"
+        " coalesce(a.view_name, h.hypertable_name))::regclass::text, count(c.chunk_name),"
+        " count(*) FILTER (WHERE c.is_compressed), a.view_name IS NOT NULL"
         " FROM _timescaledb_catalog.hypertable AS t"
         " CROSS JOIN LATERAL (SELECT t.schema_name, t.table_name) AS h (schema, hypertable_name)"
         " LEFT JOIN timescaledb_information.continuous_aggregates AS a"
@@ -162,7 +176,9 @@ def _hypertables(
         " = (t.schema_name, t.table_name)"
         " LEFT JOIN timescaledb_information.chunks AS c"
         " ON (c.hypertable_schema, c.hypertable_name) = (t.schema_name, t.table_name)"
-        " WHERE coalesce(a.view_schema, t.schema_name) = current_schema GROUP BY 1, 4 ORDER BY 1"
+        " WHERE coalesce(a.view_schema, t.schema_name) = current_schema"
+        " OR t.schema_name = ANY(%s) GROUP BY 1, 4 ORDER BY 1",
+        [list(_SCHEMAS)],
     ).fetchall()
     counts = {name: {"chunks": chunks, "compressed": done} for name, chunks, done, _ in found}
-    return counts, [view for *_, view in found if view]
+    return counts, [name for name, *_, summary in found if summary]

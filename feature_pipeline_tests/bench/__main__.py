@@ -45,7 +45,8 @@ def main() -> int:
             migrate(stack.database_url)
             for row in chain.from_iterable(PARTS[part](stack) for part in wanted):
                 rows.append(row)
-                console.print(f"  {row.name}: {row.value:,.4g} {row.unit}", highlight=False)
+                ratio = "" if row.ratio is None else f", {row.ratio:.2f} of {row.goal or 1}"
+                console.print(f"  {row.name}: {row.value:,.4g} {row.unit}{ratio}", highlight=False)
         stack.delete()
     console.print(_table(rows))
     OUT.write_text(json.dumps([row.as_dict() for row in rows], indent=2) + "\n")

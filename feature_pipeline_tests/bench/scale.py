@@ -233,7 +233,7 @@ def _fill(database: Database, symbols: int) -> None:
                 f"""
                 INSERT INTO {BARS}
                 SELECT 'S' || lpad(s::text, 5, '0'), d, d + interval '21 hours', 'assumed',
-                    100 + s % 7, 101 + s % 7, 99 + s % 7, 100 + sin(s), 1000000 + s, NULL,
+                    100 + s %% 7, 101 + s %% 7, 99 + s %% 7, 100 + sin(s), 1000000 + s, NULL,
                     'synthetic', now(), 'bench'
                 FROM generate_series(0, %s - 1) s,
                     generate_series(%s::timestamptz, %s::timestamptz - interval '1 day', '1 day') d

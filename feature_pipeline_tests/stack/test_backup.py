@@ -27,16 +27,20 @@ from feature_pipeline.serving.names import by_bar, every_name
 from feature_pipeline.stack import backup as room
 from feature_pipeline.storage.migrations import migrate
 from feature_pipeline.storage.usage import partitions
+from feature_pipeline_tests import TIMESCALEDB_VARIABLE
 from feature_pipeline_tests.assets.support import Graph
 from feature_pipeline_tests.assets.world import END, START, midnight
-from feature_pipeline_tests.cli.conftest import Shell, new_shell  # noqa: F401
+from feature_pipeline_tests.cli.conftest import Shell, invoke, new_shell  # noqa: F401
+from feature_pipeline_tests.roles import as_user
+from feature_pipeline_tests.storage.test_roles import BAR, refused
 
-PAGE = Path(__file__).parents[2] / "docs/how-to/backup.md"
+PAGES = Path(__file__).parents[2] / "docs/how-to"
 
 
-def blocks(language: str) -> list[list[str]]:
+def blocks(language: str, page: str = "backup") -> list[list[str]]:
     """The lines of the page's blocks of commands."""
-    found = re.findall(rf"```{language}\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
+    text = (PAGES / f"{page}.md").read_text()
+    found = re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
     return [block.strip().splitlines() for block in found]
 
 
@@ -46,8 +50,10 @@ def empty(server: str) -> Iterator[str]:
     name = f"test_{secrets.token_hex(6)}"
     with psycopg.connect(server, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
-        yield urlunsplit(urlsplit(server)._replace(path=f"/{name}"))
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+        try:
+            yield urlunsplit(urlsplit(server)._replace(path=f"/{name}"))
+        finally:
+            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def reads(graph: Graph) -> dict[str, pl.DataFrame]:
@@ -93,7 +99,7 @@ def restated(new_ran, world) -> Iterator[Graph]:
 
 def test_as_the_page_says(restated, new_shell, postgres_url, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.chdir(tmp_path)
-    (dump,), commands = blocks("sh")
+    (dump,), commands, _ = blocks("sh")
     assert commands == [
         "feature-pipeline restore features.dump", "feature-pipeline online rebuild --force",
     ]  # fmt: skip
@@ -133,7 +139,7 @@ def test_as_the_page_says(restated, new_shell, postgres_url, tmp_path, monkeypat
 
 def test_by_hand(restated, postgres_url, tmp_path):
     """The page's blocks of programs, in a shell, in their order; not those for TimescaleDB."""
-    dump, plain, _ = blocks("bash")
+    dump, plain, *_ = blocks("bash")
     with empty(postgres_url) as url:
         _by_hand([*dump, *plain], restated.url, url, tmp_path)
         again = on(restated, url)
@@ -143,26 +149,33 @@ def test_by_hand(restated, postgres_url, tmp_path):
 
 
 def _by_hand(lines: list[str], source: str, target: str, folder: Path) -> None:
+    assert sum("feature-pipeline migrate" in line for line in lines) == 1
+    _run([line for line in lines if "feature-pipeline" not in line], folder, source, target)
+    migrate(target)
+
+
+def _run(lines: list[str], folder: Path, source: str, target: str) -> None:
     wheel = room.wheel_binaries()
     major = room._major(source)
     programs = wheel if room._version(wheel / "pg_dump") == major else room._tool("pg_dump", major)
     variables = {
-        **os.environ, "DATABASE": source, "EMPTY": target,
+        **os.environ, "DATABASE": source, "DAGSTER": source, "EMPTY": target,
         "PATH": f"{programs if programs.is_dir() else programs.parent}:{os.environ['PATH']}",
     }  # fmt: skip
-    script = "\n".join(line for line in lines if "feature-pipeline" not in line)
-    assert sum("feature-pipeline migrate" in line for line in lines) == 1
     done = subprocess.run(
-        ["bash", "-euc", script], cwd=folder, env=variables, capture_output=True, text=True
+        ["bash", "-euc", "\n".join(lines)],
+        cwd=folder,
+        env=variables,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
-    migrate(target)
 
 
 @pytest.mark.timescaledb
 def test_with_timescaledb(timescaledb_url, restated, tmp_path):
     """The command, and the page's programs: hypertables, policies and compressed chunks as well."""
-    dump, _, hand = blocks("bash")
+    dump, _, hand, _ = blocks("bash")
     with empty(timescaledb_url) as source, empty(timescaledb_url) as first:
         migrate(source)
         graph = on(restated, source)
@@ -196,6 +209,102 @@ _CHUNKS = (
     " ORDER BY 1, 2"
 )
 _JOBS = "SELECT proc_name, hypertable_name, config::text FROM timescaledb_information.jobs ORDER BY 1, 2, 3"  # noqa: E501
+
+
+# -- with the users that docs/how-to/roles.md makes ------------------------------------------------
+
+
+@contextmanager
+def users(server: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """A database made as the page says, migrated; and the address of each user."""
+    tag = secrets.token_hex(6)
+    first, second, *_ = [
+        re.sub(r"\bpipeline_", f"user_{tag}_", "\n".join(block)).replace("'...'", f"'{tag}'")
+        for block in blocks("sql", "roles")
+    ]
+    url = urlunsplit(urlsplit(server)._replace(path=f"/test_{tag}"))
+    found = {
+        name: as_user(url, f"user_{tag}_{name}", tag) for name in ("migrate", "run", "read", "duty")
+    }
+    first = first.replace("DATABASE feature_pipeline", f"DATABASE test_{tag}")
+    with psycopg.connect(server, autocommit=True) as link:
+        try:
+            for statement in first.split(";"):
+                link.execute(statement)
+            # As `migrate` does where it makes the roles; here other tests have made them.
+            link.execute(f"GRANT feature_pipeline_owner TO user_{tag}_migrate")
+            migrate(found["migrate"])
+            with psycopg.connect(url, autocommit=True) as own:
+                own.execute(second)
+            yield url, found
+        finally:
+            link.execute(f"DROP DATABASE IF EXISTS test_{tag} WITH (FORCE)")
+            for address in found.values():
+                link.execute(f"DROP ROLE IF EXISTS {urlsplit(address).username}")
+
+
+@pytest.mark.parametrize(
+    "server", ["postgres_url", pytest.param("timescaledb_url", marks=pytest.mark.timescaledb)]
+)
+@pytest.mark.usefixtures("migrated_database_url")  # makes the four roles, which stay
+def test_as_the_roles_page_says(server, request, tmp_path, monkeypatch):
+    """The owner of the tables can; Dagster's tables stay with who runs Dagster, as they are."""
+    server = request.getfixturevalue(server)
+    monkeypatch.setenv("FEATURE_PIPELINE_HOME", str(tmp_path))
+    monkeypatch.setenv("FEATURE_PIPELINE_REDIS_URL", "redis://127.0.0.1:1")
+    with users(server) as (url, who):
+        run = psycopg.connect(who["run"], autocommit=True)
+        run.execute("CREATE TABLE dagster.runs (id serial PRIMARY KEY)")
+        run.execute("INSERT INTO dagster.runs VALUES (7)")
+        run.execute(BAR)
+        run.close()
+        monkeypatch.setenv("FEATURE_PIPELINE_DATABASE_URL", who["run"])
+        monkeypatch.setenv("FEATURE_PIPELINE_OWNER_DATABASE_URL", who["migrate"])
+        ours, all_of_it = tmp_path / "ours.dump", tmp_path / "all.dump"
+        assert invoke("backup", str(ours)).returncode == 0
+        room._call([room._tool("pg_dump", room._major(url)), "-Fc", f"--file={all_of_it}"], url)
+        for file in (ours, all_of_it):
+            with empty(server) as bare:
+                target = {name: _moved(address, bare) for name, address in who.items()}
+                with psycopg.connect(bare, autocommit=True) as link:
+                    migrates, runs = (urlsplit(who[n]).username for n in ("migrate", "run"))
+                    link.execute(f"ALTER DATABASE {urlsplit(bare).path[1:]} OWNER TO {migrates}")
+                    link.execute(f"CREATE SCHEMA dagster AUTHORIZATION {runs}")
+                with psycopg.connect(target["run"]) as run:  # Dagster was started already
+                    run.execute("CREATE TABLE dagster.runs (id serial PRIMARY KEY)")
+                    run.execute("INSERT INTO dagster.runs VALUES (8)")
+                monkeypatch.setenv("FEATURE_PIPELINE_DATABASE_URL", target["run"])
+                monkeypatch.setenv("FEATURE_PIPELINE_OWNER_DATABASE_URL", target["migrate"])
+                done = invoke("restore", str(file))
+                if server == os.environ.get(TIMESCALEDB_VARIABLE):
+                    assert "only a superuser can restore TimescaleDB" in done.stderr
+                    monkeypatch.setenv("FEATURE_PIPELINE_OWNER_DATABASE_URL", bare)
+                    done = invoke("restore", str(file))
+                assert done.returncode == 0, done.stderr
+                with psycopg.connect(target["run"]) as run:
+                    assert run.execute("SELECT id FROM dagster.runs").fetchall() == [(8,)]
+                    assert run.execute("SELECT symbol FROM ohlcv_1d").fetchall() == [("A",)]
+                    run.execute("DELETE FROM ohlcv_1d")
+                assert refused(target["read"], "DELETE FROM ohlcv_1d")
+                assert not refused(target["migrate"], "ALTER TABLE ohlcv_1d ADD mine int")
+
+
+@pytest.mark.usefixtures("migrated_database_url")
+def test_what_dagster_keeps(postgres_url, tmp_path):
+    *_, lines = blocks("bash")
+    with users(postgres_url) as (_, who), empty(postgres_url) as bare:
+        target = _moved(who["run"], bare)
+        with psycopg.connect(bare) as link:
+            link.execute(f"CREATE SCHEMA dagster AUTHORIZATION {urlsplit(target).username}")
+        with psycopg.connect(who["run"]) as run:
+            run.execute("CREATE TABLE dagster.runs AS SELECT 7 AS id")
+        _run(lines, tmp_path, who["run"], target)
+        with psycopg.connect(target) as run:
+            assert run.execute("DELETE FROM dagster.runs RETURNING id").fetchall() == [(7,)]
+
+
+def _moved(address: str, to: str) -> str:
+    return urlunsplit(urlsplit(address)._replace(path=urlsplit(to).path))
 
 
 # -- what is refused, what is cleaned up ----------------------------------------------------------

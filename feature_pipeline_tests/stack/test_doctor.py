@@ -1,10 +1,11 @@
-"""What `doctor` says of providers: who is on, who is off, and what to set."""
+"""What `doctor` says of providers, of who is connected, and of what is not kept up."""
 
 from __future__ import annotations
 
 from itertools import takewhile
 from urllib.parse import urlsplit
 
+import psycopg
 import pytest
 from typer.testing import CliRunner
 
@@ -13,7 +14,9 @@ from feature_pipeline.resources import CREDENTIALS, macro_source, with_credentia
 from feature_pipeline.settings import PREFIX, Settings
 from feature_pipeline.sources import Off
 from feature_pipeline.stack.doctor import Finding, findings
+from feature_pipeline.storage import migrations
 from feature_pipeline_tests.roles import logins
+from feature_pipeline_tests.stack.test_backup import empty
 
 CANARY = "canary-3f2a"
 UNIVERSE = """
@@ -119,3 +122,70 @@ def test_it_says_as_whom_it_is_connected(monkeypatch, migrated_database_url, red
         refused = CliRunner().invoke(app, ["migrate"])
         assert refused.exit_code == 1
         assert "permission denied" in refused.stderr
+
+
+def kept(monkeypatch, url: str, what: str) -> Finding:
+    """The one finding about a database of that name."""
+    monkeypatch.setenv(f"{PREFIX}DATABASE_URL", url)
+    monkeypatch.setenv(f"{PREFIX}REDIS_URL", "redis://127.0.0.1:1")
+    (found,) = (f for f in findings() if f.what == what)
+    return found
+
+
+def test_logs_that_nobody_keeps_in_order(monkeypatch, migrated_database_url, make_home):
+    url = migrated_database_url
+    monkeypatch.setenv(f"{PREFIX}HOME", str(make_home()))
+    assert kept(monkeypatch, url, "policies").right
+    with psycopg.connect(url, autocommit=True) as link:
+        link.execute(
+            "INSERT INTO audit.system_events (timestamp, event_type, component, message)"
+            " VALUES ('infinity', 'start', 'agent', 'up')"
+        )
+        assert kept(monkeypatch, url, "logs").right, "no upkeep would change it"
+        link.execute("UPDATE audit.system_events SET timestamp = '2020-03-01Z'")
+        (name,) = link.execute(
+            "SELECT to_char(now() AT TIME ZONE 'UTC' + INTERVAL '1 month', '_YYYY_MM')"
+        ).fetchone()
+        link.execute(f"DROP TABLE audit.decisions{name}")
+    found = kept(monkeypatch, url, "logs")
+    assert not found.right
+    assert found.found == (
+        "1 rows without a partition of their month; audit.decisions has none for the next month"
+    )
+    assert found.fix.startswith("feature-pipeline upkeep")
+    assert CliRunner().invoke(app, ["upkeep"]).exit_code == 0
+    assert kept(monkeypatch, url, "logs").right
+
+
+@pytest.mark.timescaledb
+def test_policies_that_are_not_applied(monkeypatch, timescaledb_url, make_home):
+    """TimescaleDB that came after the last `migrate`; a policy that was changed since."""
+    monkeypatch.setenv(f"{PREFIX}HOME", str(make_home()))
+    with empty(timescaledb_url) as url:
+        with monkeypatch.context() as before:
+            before.setattr(migrations, "_apply_timescaledb", lambda _: None)
+            migrations.migrate(url)
+        found = kept(monkeypatch, url, "policies")
+        assert (found.right, found.fix) == (False, "feature-pipeline migrate")
+        assert "tables are plain" in found.found
+        with psycopg.connect(url, autocommit=True) as link:
+            link.execute("CREATE EXTENSION timescaledb")
+            link.execute("SELECT _timescaledb_functions.stop_background_workers()")
+            assert "ohlcv_1d" in kept(monkeypatch, url, "policies").found
+            migrations.migrate(url)
+            assert kept(monkeypatch, url, "policies").right
+            for changed in (
+                "chunk_interval = '9 days'",
+                "compress_after = NULL",
+                "compress_after = '9 days'",
+                "order_by = 'available_at DESC'",
+                "segment_by = NULL",
+                "retention = '9 years'",
+                "retention = NULL",
+            ):
+                link.execute(f"UPDATE storage_policies SET {changed} WHERE relation = 'documents'")
+                found = kept(monkeypatch, url, "policies")
+                assert (found.right, found.found) == (False, "not applied to documents"), changed
+                migrations.migrate(url)
+                with logins(url) as users:
+                    assert kept(monkeypatch, users["reader"], "policies").right, changed
