@@ -1,5 +1,4 @@
--- depends: 0016_registry_of_timeframes
-
+-- depends: 0017_summaries_stay_right
 -- A month that was taken out of its log, and whose table is still there, becomes a partition again
 -- when rows of it wait in the default partition: it is archived anew, whole.
 CREATE OR REPLACE FUNCTION audit.make_partitions(ahead integer DEFAULT 12) RETURNS SETOF text
