@@ -456,7 +456,7 @@ def test_trades_are_kept_for_ever(database_url: str) -> None:
 
 def test_errors_name_the_database_and_not_the_password(database_url: str) -> None:
     wrong = database_url.replace("@", "hunter2@")
-    for function in (migrate, pending):
+    for function in (migrate, left_to_apply):
         with pytest.raises(DatabaseError) as raised:
             function(wrong)
         line = str(raised.value)
