@@ -88,9 +88,10 @@ BEGIN
     IF NOT pg_has_role(ours, 'USAGE')
         OR NOT has_schema_privilege(ours, 'public', 'CREATE')
         OR (jobs AND NOT (SELECT rolcanlogin FROM pg_roles WHERE oid = ours))
-        -- Asked of a new owner for the chunks, and granted by a superuser alone.
+        -- Asked of new owners for chunks and aggregates, and granted by a superuser alone.
         OR (jobs AND NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user)
-            AND NOT has_schema_privilege(ours, '_timescaledb_internal', 'CREATE')) THEN
+            AND NOT (has_schema_privilege(ours, '_timescaledb_internal', 'CREATE')
+                AND has_schema_privilege(maintainer, '_timescaledb_internal', 'CREATE'))) THEN
         RETURN;  -- what is here stays with whoever made it
     END IF;
     IF jobs AND (SELECT rolcanlogin FROM pg_roles WHERE oid = maintainer)

@@ -226,12 +226,14 @@ def users(server: str) -> Iterator[tuple[str, dict[str, str]]]:
     found = {
         name: as_user(url, f"user_{tag}_{name}", tag) for name in ("migrate", "run", "read", "duty")
     }
+    with empty(server) as other:
+        migrate(other)  # makes the four roles, which stay
     first = first.replace("DATABASE feature_pipeline", f"DATABASE test_{tag}")
     with psycopg.connect(server, autocommit=True) as link:
         try:
             for statement in first.split(";"):
                 link.execute(statement)
-            # As `migrate` does where it makes the roles; here other tests have made them.
+            # As `migrate` does where it makes the roles.
             link.execute(f"GRANT feature_pipeline_owner TO user_{tag}_migrate")
             migrate(found["migrate"])
             with psycopg.connect(url, autocommit=True) as own:
@@ -246,7 +248,6 @@ def users(server: str) -> Iterator[tuple[str, dict[str, str]]]:
 @pytest.mark.parametrize(
     "server", ["postgres_url", pytest.param("timescaledb_url", marks=pytest.mark.timescaledb)]
 )
-@pytest.mark.usefixtures("migrated_database_url")  # makes the four roles, which stay
 def test_as_the_roles_page_says(server, request, tmp_path, monkeypatch):
     """The owner of the tables can; Dagster's tables stay with who runs Dagster, as they are."""
     server = request.getfixturevalue(server)
@@ -289,7 +290,6 @@ def test_as_the_roles_page_says(server, request, tmp_path, monkeypatch):
                 assert not refused(target["migrate"], "ALTER TABLE ohlcv_1d ADD mine int")
 
 
-@pytest.mark.usefixtures("migrated_database_url")
 def test_what_dagster_keeps(postgres_url, tmp_path):
     *_, lines = blocks("bash")
     with users(postgres_url) as (_, who), empty(postgres_url) as bare:

@@ -286,3 +286,35 @@ def test_who_may_not_make_roles_migrates_all_the_same(
                     "SELECT tableowner FROM pg_tables WHERE tablename = 'ohlcv_1d'"
                 ).fetchone()[0]
         assert owners == {"plain": "plain", "second": "second", "maker": ROLES[0]}
+
+
+@pytest.mark.timescaledb
+@pytest.mark.usefixtures("migrated_timescaledb_url")  # makes the four roles, which stay
+@pytest.mark.parametrize("granted", [False, True])
+def test_who_is_no_superuser_migrates_timescaledb(timescaledb_url: str, granted: bool) -> None:
+    """A new owner is asked for a right that only a superuser grants."""
+    name = f"test_{secrets.token_hex(6)}"
+    url = urlsplit(timescaledb_url)._replace(path=f"/{name}").geturl()
+    with psycopg.connect(timescaledb_url, autocommit=True) as link:
+        link.execute(f"CREATE ROLE {name} LOGIN PASSWORD '{name}' IN ROLE {ROLES[0]}")
+        link.execute(f"CREATE DATABASE {name} OWNER {name}")
+        try:
+            with psycopg.connect(url, autocommit=True) as own:
+                own.execute("CREATE EXTENSION timescaledb")
+                own.execute("SELECT _timescaledb_functions.stop_background_workers()")
+                if granted:
+                    own.execute(f"GRANT CREATE ON SCHEMA _timescaledb_internal TO {ROLES[1]}")
+            assert migrate(as_user(url, name, name)) == NAMES
+            assert migrate(as_user(url, name, name)) == []
+            with psycopg.connect(url) as own:
+                owners = own.execute(
+                    "SELECT (SELECT tableowner FROM pg_tables WHERE tablename = 'ohlcv_1d'),"
+                    " (SELECT viewowner FROM pg_views WHERE viewname = 'daily_trading_summary')"
+                ).fetchone()
+            assert owners == (ROLES[:2] if granted else (name, name))
+            with logins(url) as users:
+                assert not refused(users["writer"], BAR)
+                assert refused(users["reader"], BAR)
+        finally:
+            link.execute(f"DROP DATABASE {name} WITH (FORCE)")
+            link.execute(f"DROP ROLE {name}")
