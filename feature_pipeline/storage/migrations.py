@@ -19,6 +19,7 @@ from typing import Any
 from uuid import uuid4
 
 import psycopg
+import tenacity
 from psycopg import errors
 from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
 from yoyo.migrations import Migration, MigrationList, read_migrations
@@ -205,6 +206,13 @@ def _apply_timescaledb(connection: psycopg.Connection[Any]) -> None:
     _apply(connection, "timescaledb.sql")
 
 
+@tenacity.retry(
+    # With TimescaleDB's background jobs, which read and refresh what is being granted or altered.
+    retry=tenacity.retry_if_exception_type(errors.DeadlockDetected),
+    stop=tenacity.stop_after_attempt(5),
+    wait=tenacity.wait_random(0, 1),
+    reraise=True,
+)
 def _apply(connection: psycopg.Connection[Any], name: str) -> None:
     with connection.transaction():
         connection.execute((SQL / name).read_text(encoding="utf-8"))
@@ -226,5 +234,4 @@ def _apply_roles(connection: psycopg.Connection[Any]) -> None:
             connection.info.user,
         )
         return
-    with connection.transaction():
-        connection.execute((SQL / "roles.sql").read_text(encoding="utf-8"))
+    _apply(connection, "roles.sql")

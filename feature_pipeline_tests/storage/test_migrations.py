@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -22,6 +23,7 @@ from feature_pipeline.storage import migrations
 from feature_pipeline.storage.database import Database
 from feature_pipeline.storage.migrations import migrate, pending
 from feature_pipeline.timeframes import DAILY, TIMEFRAMES
+from feature_pipeline_tests.stack.helpers import until
 
 NAMES = sorted(path.stem for path in migrations.SQL.glob("[0-9]*_*.sql"))
 
@@ -452,6 +454,40 @@ def test_trades_are_kept_for_ever(database_url: str) -> None:
         assert connection.execute(query).fetchone() == (None,)
         with pytest.raises(psycopg.errors.CheckViolation, match="storage_policies_trades"):
             connection.execute(keep.format("4 years"))
+
+
+def test_a_deadlock_with_a_background_job_is_tried_again(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    migrate(database_url)
+    (tmp_path / "crossing.sql").write_text(
+        "LOCK TABLE ohlcv_1d IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(0.3);"
+        "LOCK TABLE documents IN ACCESS EXCLUSIVE MODE"
+    )
+    monkeypatch.setattr(migrations, "SQL", tmp_path)
+    # Whoever waits longer than that looks for a deadlock, and is its victim: we are.
+    with (
+        psycopg.connect(database_url) as job,
+        psycopg.connect(database_url, options="-c deadlock_timeout=50ms") as ours,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        job.execute("SET deadlock_timeout = '1min'; LOCK TABLE documents")
+        applied = pool.submit(migrations._apply, ours, "crossing.sql")
+        until(lambda: _locked(database_url, "ohlcv_1d"), "the lock was never taken")
+        job.execute("LOCK TABLE ohlcv_1d")
+        job.rollback()
+        applied.result(30)
+
+
+def _locked(url: str, table: str) -> bool:
+    with psycopg.connect(url) as link:
+        return bool(
+            link.execute(
+                "SELECT count(*) FROM pg_locks WHERE relation = %s::regclass AND granted"
+                " AND mode = 'AccessExclusiveLock'",
+                [table],
+            ).fetchone()[0]
+        )
 
 
 def test_errors_name_the_database_and_not_the_password(database_url: str) -> None:
