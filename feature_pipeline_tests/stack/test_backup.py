@@ -25,7 +25,8 @@ from feature_pipeline.online.keys import SENTINEL
 from feature_pipeline.serving.lookup import Moment, series
 from feature_pipeline.serving.names import by_bar, every_name
 from feature_pipeline.stack import backup as room
-from feature_pipeline.storage.migrations import migrate
+from feature_pipeline.storage.database import Database
+from feature_pipeline.storage.migrations import ROLES, migrate
 from feature_pipeline.storage.usage import partitions
 from feature_pipeline_tests import TIMESCALEDB_VARIABLE
 from feature_pipeline_tests.assets.support import Graph
@@ -187,6 +188,8 @@ def test_with_timescaledb(timescaledb_url, restated, tmp_path):
         room.backup(source, tmp_path / "features.dump")
         with pytest.raises(StackError, match="is not empty"):
             room.restore(source, tmp_path / "features.dump")
+        tool = room._tool("pg_restore", room._major(source))
+        assert room._job_owners(tool, tmp_path / "features.dump") == set(ROLES[:2])
         room.restore(first, tmp_path / "features.dump")
         with empty(timescaledb_url) as second:
             (tmp_path / "features.dump").unlink()
@@ -338,6 +341,31 @@ def test_a_broken_backup_leaves_the_database_empty(migrated_database_url, databa
         room.restore(database_url, file)
     with psycopg.connect(database_url) as connection:
         assert connection.execute(room._THERE).fetchone() == (0,)
+
+
+def test_owners_of_jobs_are_made_or_named_before_anything_is_written(database_url):
+    ours = [f"test_{secrets.token_hex(6)}" for _ in range(3)]
+    weak = f"test_{secrets.token_hex(6)}"
+    made = "SELECT rolname, rolcanlogin FROM pg_roles WHERE rolname = ANY(%s)"
+    with psycopg.connect(database_url, autocommit=True) as link:
+        try:
+            link.execute(f"CREATE ROLE {weak} LOGIN PASSWORD 'weak'")
+            with (
+                Database(as_user(database_url, weak, "weak")) as database,
+                pytest.raises(StackError, match=f"belong to {ours[0]}, .*CREATE ROLE {ours[0]}"),
+            ):
+                room._make_roles(database, {ours[0]}, ours)
+            with Database(database_url) as database:
+                with pytest.raises(StackError, match='belong to "no-such", '):
+                    room._make_roles(database, {ours[0], '"no-such"'}, ours)
+                assert link.execute(made, [ours]).fetchall() == []
+                for _ in range(2):
+                    room._make_roles(database, {ours[0], ours[2]}, ours)
+            found = link.execute(made, [ours]).fetchall()
+            assert dict(found) == {ours[0]: True, ours[2]: False}
+        finally:
+            for role in (weak, *ours):
+                link.execute(f"DROP ROLE IF EXISTS {role}")
 
 
 def test_the_program_of_the_servers_own_version_is_preferred(tmp_path, monkeypatch):
