@@ -263,6 +263,9 @@ def test_as_the_roles_page_says(server, request, tmp_path, monkeypatch):
         run.close()
         monkeypatch.setenv("FEATURE_PIPELINE_DATABASE_URL", who["run"])
         monkeypatch.setenv("FEATURE_PIPELINE_OWNER_DATABASE_URL", who["migrate"])
+        definer = ["SELECT audit.make_partitions()", "SELECT audit.detach_partition('x')"]
+        if server == os.environ.get(TIMESCALEDB_VARIABLE):
+            definer.append("SELECT config.set_job(1, false)")
         ours, all_of_it = tmp_path / "ours.dump", tmp_path / "all.dump"
         assert invoke("backup", str(ours)).returncode == 0
         room._call([room._tool("pg_dump", room._major(url)), "-Fc", f"--file={all_of_it}"], url)
@@ -289,6 +292,8 @@ def test_as_the_roles_page_says(server, request, tmp_path, monkeypatch):
                     assert run.execute("SELECT symbol FROM ohlcv_1d").fetchall() == [("A",)]
                     run.execute("DELETE FROM ohlcv_1d")
                 assert refused(target["read"], "DELETE FROM ohlcv_1d")
+                for statement in definer:
+                    assert refused(target["read"], statement), statement
                 assert not refused(target["migrate"], "ALTER TABLE ohlcv_1d ADD mine int")
 
 
