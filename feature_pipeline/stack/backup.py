@@ -24,6 +24,7 @@ from psycopg import sql
 from feature_pipeline.errors import StackError
 from feature_pipeline.stack.postgres import wheel_binaries
 from feature_pipeline.stack.stack import DAGSTER_SCHEMA
+from feature_pipeline.storage import retention
 from feature_pipeline.storage.database import Database, for_programs, redact
 from feature_pipeline.storage.migrations import ROLES
 
@@ -72,16 +73,20 @@ def backup(url: str, file: Path) -> int:
     return file.stat().st_size
 
 
-def restore(url: str, file: Path) -> None:
+def restore(url: str, file: Path) -> bool:
     """Fill an empty database from a backup, and bring it to the schema of this code.
 
     On plain PostgreSQL it is one transaction: a killed restore leaves the database empty. With
-    TimescaleDB it cannot be: make the database anew.
+    TimescaleDB it cannot be: make the database anew. There retention is switched off: it counts
+    from when chunks were made, which the backup has, and would drop old ones within a minute.
 
     Args:
         url: of a database without tables, but for Dagster's; as who is to own them, with
             TimescaleDB as a superuser.
         file: of `backup`, or of pg_dump in its custom format; Dagster's schema in it is left out.
+
+    Returns:
+        Whether retention was switched off; `retention.SWITCH_ON` switches it on.
 
     Raises:
         StackError: there are tables, there is no such file, no fitting pg_restore, or it fails;
@@ -115,11 +120,13 @@ def restore(url: str, file: Path) -> None:
             chosen = f"--use-list={wanted.name}"
             _call([tool, *_PLAIN, "--exit-on-error", *whole, chosen, file], url)
         if timescaledb:
+            _ask(database, retention.SWITCH_OFF)
             _ask(database, "SELECT timescaledb_post_restore()")
     prepare_database(url)
     address, password = for_programs(url)
     with psycopg.connect(address, password=password, autocommit=True) as connection:
         connection.execute("ANALYZE")
+    return timescaledb
 
 
 _PLAIN = ("--no-owner", "--no-privileges", "--no-password")

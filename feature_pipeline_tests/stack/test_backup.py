@@ -25,6 +25,8 @@ from feature_pipeline.online.keys import SENTINEL
 from feature_pipeline.serving.lookup import Moment, series
 from feature_pipeline.serving.names import by_bar, every_name
 from feature_pipeline.stack import backup as room
+from feature_pipeline.stack import doctor
+from feature_pipeline.storage import retention
 from feature_pipeline.storage.database import Database
 from feature_pipeline.storage.migrations import ROLES, migrate
 from feature_pipeline.storage.usage import partitions
@@ -190,7 +192,7 @@ def test_with_timescaledb(timescaledb_url, restated, tmp_path):
             room.restore(source, tmp_path / "features.dump")
         tool = room._tool("pg_restore", room._major(source))
         assert room._job_owners(tool, tmp_path / "features.dump") == set(ROLES[:2])
-        room.restore(first, tmp_path / "features.dump")
+        assert room.restore(first, tmp_path / "features.dump")
         with empty(timescaledb_url) as second:
             (tmp_path / "features.dump").unlink()
             _by_hand([*dump, *hand], source, second, tmp_path)
@@ -201,10 +203,34 @@ def test_with_timescaledb(timescaledb_url, restated, tmp_path):
                     assert found[name].equals(frame), name
                 for what in (_CHUNKS, _JOBS):
                     assert again.query(what).equals(graph.query(what)), what
+                assert _retention(url) == {False}
+                with psycopg.connect(url, autocommit=True) as link:
+                    link.execute(
+                        "UPDATE storage_policies SET retention = '3 years'"
+                        " WHERE relation = 'sentiment_scores'"
+                    )
+                    link.execute("SELECT remove_retention_policy('documents')")
+                    migrate(url)
+                    assert _retention(url) == {False}
+                    said = doctor.jobs(link)
+                    assert "retention of" in said.found
+                    (statement,) = (b[0] for b in blocks("sql"))
+                    assert statement.rstrip(";") == retention.SWITCH_ON
+                    link.execute(statement)
+                    assert _retention(url) == {True}
                 # And it can be written: not in TimescaleDB's restoring mode any more.
                 again.run(assets=["ohlcv_1d"])
                 again.close()
         graph.close()
+
+
+def _retention(url: str) -> set[bool]:
+    with psycopg.connect(url) as link:
+        jobs = link.execute(
+            "SELECT scheduled FROM timescaledb_information.jobs"
+            " WHERE proc_name = 'policy_retention'"
+        )
+        return {scheduled for (scheduled,) in jobs}
 
 
 _CHUNKS = (
