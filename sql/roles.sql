@@ -69,7 +69,6 @@ BEGIN
             PERFORM alter_job($1, scheduled => $2, next_start => $3);
         END
         $body$;
-        REVOKE EXECUTE ON FUNCTION config.set_job(integer, boolean, timestamptz) FROM PUBLIC;
     END IF;
 END
 $$;
@@ -245,8 +244,24 @@ BEGIN
 END
 $$;
 
+-- What runs as its owner is not for everybody: said each time, since a restored database does not
+-- know it.
 DO $$
+DECLARE
+    one regprocedure;
 BEGIN
+    FOR one IN
+        SELECT p.oid FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+        WHERE n.nspname IN ('public', 'trading', 'config', 'audit') AND p.prosecdef
+            AND pg_has_role(p.proowner, 'USAGE')
+            AND p.proowner IN (current_user::regrole, 'feature_pipeline_owner'::regrole)
+            AND NOT EXISTS (
+                SELECT FROM pg_depend
+                WHERE classid = 'pg_proc'::regclass AND objid = p.oid AND deptype = 'e'
+            )
+    LOOP
+        EXECUTE format('REVOKE EXECUTE ON ROUTINE %s FROM PUBLIC', one);
+    END LOOP;
     IF pg_has_role((SELECT nspowner FROM pg_namespace WHERE nspname = 'audit'), 'USAGE') THEN
         GRANT EXECUTE ON FUNCTION audit.make_partitions(integer), audit.detach_partition(text)
             TO feature_pipeline_owner, feature_pipeline_maintainer;

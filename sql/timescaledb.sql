@@ -46,6 +46,11 @@ $$;
 DO $$
 DECLARE
     wanted record;
+    -- As after a restore: what comes in the place of a policy, or beside them, is then off as well.
+    off boolean := EXISTS (
+        SELECT FROM timescaledb_information.jobs
+        WHERE proc_name = 'policy_retention' AND NOT scheduled
+    );
 BEGIN
     FOR wanted IN
         WITH policies AS (
@@ -63,6 +68,7 @@ BEGIN
             SELECT
                 format('%I.%I', hypertable_schema, hypertable_name)::regclass AS hypertable,
                 proc_name,
+                scheduled,
                 (config ->> 'compress_after')::interval AS compress_after,
                 (config ->> 'drop_created_before')::interval AS drop_created_before
             FROM timescaledb_information.jobs
@@ -72,6 +78,7 @@ BEGIN
             p.*,
             c.hypertable IS NOT NULL AS compresses,
             r.hypertable IS NOT NULL AS drops,
+            r.scheduled,
             p.compress_after IS DISTINCT FROM c.compress_after AS other_compression,
             p.drop_created_before IS DISTINCT FROM r.drop_created_before AS other_retention
         FROM policies AS p
@@ -88,8 +95,11 @@ BEGIN
             PERFORM remove_retention_policy(wanted.hypertable);
         END IF;
         IF wanted.other_retention AND wanted.drop_created_before IS NOT NULL THEN
-            PERFORM add_retention_policy(
-                wanted.hypertable, drop_created_before => wanted.drop_created_before
+            PERFORM alter_job(
+                add_retention_policy(
+                    wanted.hypertable, drop_created_before => wanted.drop_created_before
+                ),
+                scheduled => coalesce(wanted.scheduled, NOT off)
             );
         END IF;
     END LOOP;

@@ -58,19 +58,26 @@ def restore(
     from feature_pipeline.cli.progress import duration
     from feature_pipeline.stack import Stack, foreground
     from feature_pipeline.stack import backup as room
-    from feature_pipeline.storage import usage
+    from feature_pipeline.storage import retention, usage
     from feature_pipeline.storage.database import Database
 
     started = time.monotonic()
     with foreground.until_told(), Stack(settings()) as stack:
-        room.restore(stack.owner_database_url, file)
+        off = room.restore(stack.owner_database_url, file)
         with Database(stack.owner_database_url) as database:
             found = usage.partitions(database)
     took = time.monotonic() - started
     rows, last = int(found["rows"].sum()), found["last"].max()
     if as_json:
-        print_json({"file": str(file), "rows": rows, "last": last, "seconds": took})
+        said = {"file": str(file), "rows": rows, "last": last, "seconds": took}
+        print_json(said | {"retention_off": off})
         return
     out = console()
     out.print(f"{rows:,} rows, up to {last!s}, in {duration(took)}", soft_wrap=True)
     out.print("next: feature-pipeline online rebuild --force")
+    if off:
+        out.print(
+            "retention is off, or it would drop at once what is older by now; on again, as the "
+            f"owner of the tables: {retention.SWITCH_ON};",
+            soft_wrap=True,
+        )

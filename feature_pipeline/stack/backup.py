@@ -13,7 +13,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import LiteralString
@@ -24,6 +24,7 @@ from psycopg import sql
 from feature_pipeline.errors import StackError
 from feature_pipeline.stack.postgres import wheel_binaries
 from feature_pipeline.stack.stack import DAGSTER_SCHEMA
+from feature_pipeline.storage import retention
 from feature_pipeline.storage.database import Database, for_programs, redact
 from feature_pipeline.storage.migrations import ROLES
 
@@ -72,20 +73,24 @@ def backup(url: str, file: Path) -> int:
     return file.stat().st_size
 
 
-def restore(url: str, file: Path) -> None:
+def restore(url: str, file: Path) -> bool:
     """Fill an empty database from a backup, and bring it to the schema of this code.
 
     On plain PostgreSQL it is one transaction: a killed restore leaves the database empty. With
-    TimescaleDB it cannot be: make the database anew.
+    TimescaleDB it cannot be: make the database anew. There retention is switched off: it counts
+    from when chunks were made, which the backup has, and would drop old ones within a minute.
 
     Args:
         url: of a database without tables, but for Dagster's; as who is to own them, with
             TimescaleDB as a superuser.
         file: of `backup`, or of pg_dump in its custom format; Dagster's schema in it is left out.
 
+    Returns:
+        Whether retention was switched off; `retention.SWITCH_ON` switches it on.
+
     Raises:
         StackError: there are tables, there is no such file, no fitting pg_restore, or it fails;
-            TimescaleDB is not there, or refuses.
+            TimescaleDB is not there, or refuses; owners of its jobs are not there.
         DatabaseError: the database cannot be reached.
     """
     from feature_pipeline.resources import prepare_database
@@ -105,6 +110,7 @@ def restore(url: str, file: Path) -> None:
                 "restore before up)"
             )
         if timescaledb:
+            _make_roles(database, _job_owners(tool, file))
             _prepare(database)
         whole = () if timescaledb else ("--single-transaction",)
         with tempfile.NamedTemporaryFile("w") as wanted:
@@ -114,15 +120,55 @@ def restore(url: str, file: Path) -> None:
             chosen = f"--use-list={wanted.name}"
             _call([tool, *_PLAIN, "--exit-on-error", *whole, chosen, file], url)
         if timescaledb:
+            _ask(database, retention.SWITCH_OFF)
             _ask(database, "SELECT timescaledb_post_restore()")
     prepare_database(url)
     address, password = for_programs(url)
     with psycopg.connect(address, password=password, autocommit=True) as connection:
         connection.execute("ANALYZE")
+    return timescaledb
 
 
 _PLAIN = ("--no-owner", "--no-privileges", "--no-password")
 """Whose the tables are, and who may read them, is what `migrate` settles on each server."""
+
+
+_JOBS = re.compile(r"(?ms)^COPY _timescaledb_catalog\.bgw_job \((.*?)\) FROM stdin;\n(.*?)^\\\.$")
+"""Of what pg_restore writes, the columns of TimescaleDB's table of jobs, and its rows."""
+
+
+def _job_owners(tool: Path, file: Path) -> set[str]:
+    """Roles that the backup names, quoted as PostgreSQL does: its jobs are rows with an owner."""
+    only = ("--data-only", "--schema=_timescaledb_catalog", "--table=bgw_job", "--file=-")
+    found = _JOBS.search(_call([tool, *only, file]))
+    if not found:
+        return set()
+    place = found[1].split(", ").index("owner")
+    return {row.split("\t")[place] for row in found[2].splitlines()}
+
+
+def _make_roles(database: Database, needed: Iterable[str], ours: Sequence[str] = ROLES) -> None:
+    """Those of ours that are not there, as `sql/roles.sql` makes them on TimescaleDB.
+
+    Raises:
+        StackError: others are not there, or the user may make none; nothing is written.
+    """
+    with database.connection() as connection:
+        missing = connection.execute(
+            "SELECT n, rolsuper OR rolcreaterole FROM pg_roles, unnest(%s::text[]) n"
+            " WHERE rolname = current_user AND to_regrole(n) IS NULL ORDER BY n",
+            [list(needed)],
+        ).fetchall()
+    wanting = [name for name, may in missing if not may or name not in ours]
+    if wanting:
+        raise StackError(
+            f"{database.address}: jobs in the backup belong to {', '.join(wanting)}, not known to "
+            f"this server; make them first: CREATE ROLE {wanting[0]} LOGIN"
+        )
+    for name, _ in missing:
+        login = "LOGIN" if name in ours[:2] else "NOLOGIN"
+        with suppress(psycopg.errors.DuplicateObject, psycopg.errors.UniqueViolation):
+            _ask(database, sql.SQL(f"CREATE ROLE {{}} {login}").format(sql.Identifier(name)))
 
 
 def _prepare(database: Database) -> None:
@@ -134,9 +180,6 @@ def _prepare(database: Database) -> None:
             f"{str(error).splitlines()[0]}; restore it where TimescaleDB of the same version is"
         ) from None
     try:
-        for role in ROLES:  # the dump names them: policies are jobs of theirs
-            with suppress(psycopg.errors.DuplicateObject):
-                _ask(database, sql.SQL("CREATE ROLE {}").format(sql.Identifier(role)))
         _ask(database, "SELECT timescaledb_pre_restore()")
     except psycopg.errors.InsufficientPrivilege as error:
         raise StackError(

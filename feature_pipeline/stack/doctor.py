@@ -238,17 +238,19 @@ def _others(stack: Stack) -> Iterator[Finding]:
 
 def jobs(connection: psycopg.Connection[Any]) -> Finding:
     """Whether compression, retention and summaries are kept up in the background."""
-    every, failed, why = connection.execute(
+    every, failed, off, why = connection.execute(
         "SELECT count(*), count(*) FILTER (WHERE s.last_run_status = 'Failed'),"
+        " count(*) FILTER (WHERE proc_name = 'policy_retention' AND NOT scheduled),"
         " (SELECT err_message FROM timescaledb_information.job_errors WHERE job_id >= 1000"
         " ORDER BY start_time DESC LIMIT 1)"
         " FROM timescaledb_information.jobs j"
         " LEFT JOIN timescaledb_information.job_stats s USING (job_id)"
         " WHERE job_id >= 1000"  # below are those of the extension itself
-    ).fetchone() or (0, 0, None)
+    ).fetchone() or (0, 0, 0, None)
+    rests = f"; retention of {off} tables is off (docs/how-to/backup.md)" if off else ""
     if not failed:
-        return Finding(True, "jobs", f"{every} of TimescaleDB's, none of which failed last")
-    said = f"{failed} of {every} of TimescaleDB's failed last" + (f": {why}" if why else "")
+        return Finding(True, "jobs", f"{every} of TimescaleDB's, none of which failed last{rests}")
+    said = f"{failed} of {every} of TimescaleDB's failed last{rests}" + (f": {why}" if why else "")
     return Finding(
         False, "jobs", said, "see timescaledb_information.job_errors; nothing is compressed, "
         "dropped or summarised meanwhile (docs/how-to/timescaledb.md)",

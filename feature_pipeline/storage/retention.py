@@ -81,6 +81,16 @@ WHERE to_regclass(p.relation) IS NOT NULL AND (
 ORDER BY p.relation
 """
 
+SWITCH_OFF = (
+    "SELECT alter_job(job_id, scheduled => false) FROM timescaledb_information.jobs"
+    " WHERE proc_name = 'policy_retention'"
+)
+SWITCH_ON = (
+    "SELECT alter_job(job_id, scheduled => true) FROM timescaledb_information.jobs"
+    " WHERE proc_name = 'policy_retention'"
+)
+"""For the owner of the tables."""
+
 
 def policies(database: Database) -> pl.DataFrame:
     """How each table is stored that is there and has a policy.

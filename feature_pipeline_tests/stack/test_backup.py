@@ -25,7 +25,10 @@ from feature_pipeline.online.keys import SENTINEL
 from feature_pipeline.serving.lookup import Moment, series
 from feature_pipeline.serving.names import by_bar, every_name
 from feature_pipeline.stack import backup as room
-from feature_pipeline.storage.migrations import migrate
+from feature_pipeline.stack import doctor
+from feature_pipeline.storage import retention
+from feature_pipeline.storage.database import Database
+from feature_pipeline.storage.migrations import ROLES, migrate
 from feature_pipeline.storage.usage import partitions
 from feature_pipeline_tests import TIMESCALEDB_VARIABLE
 from feature_pipeline_tests.assets.support import Graph
@@ -187,7 +190,9 @@ def test_with_timescaledb(timescaledb_url, restated, tmp_path):
         room.backup(source, tmp_path / "features.dump")
         with pytest.raises(StackError, match="is not empty"):
             room.restore(source, tmp_path / "features.dump")
-        room.restore(first, tmp_path / "features.dump")
+        tool = room._tool("pg_restore", room._major(source))
+        assert room._job_owners(tool, tmp_path / "features.dump") == set(ROLES[:2])
+        assert room.restore(first, tmp_path / "features.dump")
         with empty(timescaledb_url) as second:
             (tmp_path / "features.dump").unlink()
             _by_hand([*dump, *hand], source, second, tmp_path)
@@ -198,10 +203,34 @@ def test_with_timescaledb(timescaledb_url, restated, tmp_path):
                     assert found[name].equals(frame), name
                 for what in (_CHUNKS, _JOBS):
                     assert again.query(what).equals(graph.query(what)), what
+                assert _retention(url) == {False}
+                with psycopg.connect(url, autocommit=True) as link:
+                    link.execute(
+                        "UPDATE storage_policies SET retention = '3 years'"
+                        " WHERE relation = 'sentiment_scores'"
+                    )
+                    link.execute("SELECT remove_retention_policy('documents')")
+                    migrate(url)
+                    assert _retention(url) == {False}
+                    said = doctor.jobs(link)
+                    assert "retention of" in said.found
+                    (statement,) = (b[0] for b in blocks("sql"))
+                    assert statement.rstrip(";") == retention.SWITCH_ON
+                    link.execute(statement)
+                    assert _retention(url) == {True}
                 # And it can be written: not in TimescaleDB's restoring mode any more.
                 again.run(assets=["ohlcv_1d"])
                 again.close()
         graph.close()
+
+
+def _retention(url: str) -> set[bool]:
+    with psycopg.connect(url) as link:
+        jobs = link.execute(
+            "SELECT scheduled FROM timescaledb_information.jobs"
+            " WHERE proc_name = 'policy_retention'"
+        )
+        return {scheduled for (scheduled,) in jobs}
 
 
 _CHUNKS = (
@@ -261,6 +290,9 @@ def test_as_the_roles_page_says(server, request, tmp_path, monkeypatch):
         run.close()
         monkeypatch.setenv("FEATURE_PIPELINE_DATABASE_URL", who["run"])
         monkeypatch.setenv("FEATURE_PIPELINE_OWNER_DATABASE_URL", who["migrate"])
+        definer = ["SELECT audit.make_partitions()", "SELECT audit.detach_partition('x')"]
+        if server == os.environ.get(TIMESCALEDB_VARIABLE):
+            definer.append("SELECT config.set_job(1, false)")
         ours, all_of_it = tmp_path / "ours.dump", tmp_path / "all.dump"
         assert invoke("backup", str(ours)).returncode == 0
         room._call([room._tool("pg_dump", room._major(url)), "-Fc", f"--file={all_of_it}"], url)
@@ -287,6 +319,8 @@ def test_as_the_roles_page_says(server, request, tmp_path, monkeypatch):
                     assert run.execute("SELECT symbol FROM ohlcv_1d").fetchall() == [("A",)]
                     run.execute("DELETE FROM ohlcv_1d")
                 assert refused(target["read"], "DELETE FROM ohlcv_1d")
+                for statement in definer:
+                    assert refused(target["read"], statement), statement
                 assert not refused(target["migrate"], "ALTER TABLE ohlcv_1d ADD mine int")
 
 
@@ -338,6 +372,31 @@ def test_a_broken_backup_leaves_the_database_empty(migrated_database_url, databa
         room.restore(database_url, file)
     with psycopg.connect(database_url) as connection:
         assert connection.execute(room._THERE).fetchone() == (0,)
+
+
+def test_owners_of_jobs_are_made_or_named_before_anything_is_written(database_url):
+    ours = [f"test_{secrets.token_hex(6)}" for _ in range(3)]
+    weak = f"test_{secrets.token_hex(6)}"
+    made = "SELECT rolname, rolcanlogin FROM pg_roles WHERE rolname = ANY(%s)"
+    with psycopg.connect(database_url, autocommit=True) as link:
+        try:
+            link.execute(f"CREATE ROLE {weak} LOGIN PASSWORD 'weak'")
+            with (
+                Database(as_user(database_url, weak, "weak")) as database,
+                pytest.raises(StackError, match=f"belong to {ours[0]}, .*CREATE ROLE {ours[0]}"),
+            ):
+                room._make_roles(database, {ours[0]}, ours)
+            with Database(database_url) as database:
+                with pytest.raises(StackError, match='belong to "no-such", '):
+                    room._make_roles(database, {ours[0], '"no-such"'}, ours)
+                assert link.execute(made, [ours]).fetchall() == []
+                for _ in range(2):
+                    room._make_roles(database, {ours[0], ours[2]}, ours)
+            found = link.execute(made, [ours]).fetchall()
+            assert dict(found) == {ours[0]: True, ours[2]: False}
+        finally:
+            for role in (weak, *ours):
+                link.execute(f"DROP ROLE IF EXISTS {role}")
 
 
 def test_the_program_of_the_servers_own_version_is_preferred(tmp_path, monkeypatch):
