@@ -132,43 +132,91 @@ BEGIN
 END
 $$;
 
+-- What of a table's days may be summarised anew: those in chunks that are there, less those that were
+-- dropped and hold less now than before. A refresh of others would erase what is known of them.
+CREATE OR REPLACE FUNCTION summarisable(base text) RETURNS tstzmultirange LANGUAGE sql STABLE AS $$
+    SELECT coalesce(range_agg(tstzrange(c.range_start, c.range_end)), '{}') - (
+        SELECT coalesce(range_agg(tstzrange(
+            d.day::timestamp AT TIME ZONE 'UTC', (d.day + 1)::timestamp AT TIME ZONE 'UTC'
+        )), '{}')
+        FROM dropped_days AS d
+        WHERE d.asset = base AND d.rows > (
+            SELECT coalesce(sum(l.rows), 0) FROM partition_ledger AS l
+            WHERE l.asset = d.asset AND l.day = d.day
+        )
+    )
+    FROM timescaledb_information.chunks AS c
+    WHERE c.hypertable_schema = current_schema AND c.hypertable_name = base
+$$;
+
 -- A policy's window lies within what every table keeps, so that it never makes anew what is dropped;
 -- older days are refreshed once they are written (`maintain_storage`). Trades are kept for ever.
 DO $$
 DECLARE
-    level record;
+    level  record;
+    stored text;
 BEGIN
-    IF NOT pg_temp.aggregated('ohlcv_5m_rollup') THEN
+    IF EXISTS (
+        SELECT FROM timescaledb_information.continuous_aggregates
+        WHERE view_schema = current_schema AND view_name = 'ohlcv_5m_rollup'
+            AND view_definition !~* 'greatest'
+    ) THEN
+        -- Their bars were available before they were complete. What is known of dropped minutes
+        -- stays, available when its bucket is over.
+        CREATE TEMP TABLE kept_5m ON COMMIT DROP AS SELECT * FROM ohlcv_5m_rollup AS b
+            WHERE NOT summarisable('ohlcv_1m') @> b.time;
+        CREATE TEMP TABLE kept_1h ON COMMIT DROP AS SELECT * FROM ohlcv_1h_rollup AS b
+            WHERE NOT summarisable('ohlcv_1m') @> b.time;
+        CREATE TEMP TABLE kept_1d ON COMMIT DROP AS SELECT * FROM ohlcv_1d_rollup AS b
+            WHERE NOT summarisable('ohlcv_1m') @> b.time;
+        DROP MATERIALIZED VIEW ohlcv_1d_rollup;
+        DROP MATERIALIZED VIEW ohlcv_1h_rollup;
+        DROP MATERIALIZED VIEW ohlcv_5m_rollup;
+    ELSIF NOT pg_temp.aggregated('ohlcv_5m_rollup') THEN
         DROP VIEW IF EXISTS ohlcv_1d_rollup, ohlcv_1h_rollup, ohlcv_5m_rollup;
     END IF;
+    -- 24 hours: a day that is added may have 23 or 25, depending on the session's time zone.
     FOR level IN
         SELECT * FROM (VALUES
-            ('ohlcv_5m_rollup', 'ohlcv_1m',        '5 minutes'),
-            ('ohlcv_1h_rollup', 'ohlcv_5m_rollup', '1 hour'),
-            ('ohlcv_1d_rollup', 'ohlcv_1h_rollup', '1 day')
-        ) AS t (name, base, bucket)
+            ('ohlcv_5m_rollup', 'ohlcv_1m',        '1 minute',  '5 minutes', 'kept_5m'),
+            ('ohlcv_1h_rollup', 'ohlcv_5m_rollup', '5 minutes', '1 hour',    'kept_1h'),
+            ('ohlcv_1d_rollup', 'ohlcv_1h_rollup', '1 hour',    '24 hours',  'kept_1d')
+        ) AS t (name, base, step, bucket, kept)
     LOOP
-        IF pg_temp.aggregate(level.name, level.base, format($query$
+        CONTINUE WHEN NOT pg_temp.aggregate(level.name, level.base, format($query$
             SELECT
                 b.symbol,
-                time_bucket(%L, b.time) AS time,
-                max(b.available_at) AS available_at,
+                time_bucket(%1$L, b.time) AS time,
+                greatest(max(b.available_at), last(
+                    b.available_at
+                        + (time_bucket(%1$L, b.time) + INTERVAL %1$L - INTERVAL %2$L - b.time),
+                    b.time
+                )) AS available_at,
                 first(b.open, b.time) AS open,
                 max(b.high) AS high,
                 min(b.low) AS low,
                 last(b.close, b.time) AS close,
                 sum(b.volume) AS volume
-            FROM %I AS b
+            FROM %3$I AS b
             GROUP BY b.symbol, time_bucket(%1$L, b.time)
-        $query$, level.bucket, level.base)) THEN
-            DELETE FROM summary_progress WHERE relation = 'ohlcv_1m';
-            PERFORM add_continuous_aggregate_policy(
-                level.name::regclass,
-                start_offset => INTERVAL '7 days',
-                end_offset => level.bucket::interval,
-                schedule_interval => greatest(level.bucket::interval, INTERVAL '5 minutes')
-            );
-        END IF;
+        $query$, level.bucket, level.step, level.base));
+        DELETE FROM summary_progress WHERE relation = 'ohlcv_1m';
+        PERFORM add_continuous_aggregate_policy(
+            level.name::regclass,
+            start_offset => INTERVAL '7 days',
+            end_offset => level.bucket::interval,
+            schedule_interval => greatest(level.bucket::interval, INTERVAL '5 minutes')
+        );
+        CONTINUE WHEN to_regclass('pg_temp.' || level.kept) IS NULL;
+        SELECT format('%I.%I', materialization_hypertable_schema, materialization_hypertable_name)
+        INTO STRICT stored FROM timescaledb_information.continuous_aggregates
+        WHERE view_schema = current_schema AND view_name = level.name;
+        EXECUTE format(
+            'INSERT INTO %s (symbol, time, available_at, open, high, low, close, volume)'
+            ' SELECT symbol, time, greatest(available_at, time + %L::interval),'
+            ' open, high, low, close, volume FROM pg_temp.%I',
+            stored, level.bucket, level.kept
+        );
     END LOOP;
 
     IF pg_temp.aggregate('hourly_sentiment_summary', 'sentiment_scores', $query$
@@ -253,23 +301,6 @@ CREATE OR REPLACE PROCEDURE forget_dropped() LANGUAGE sql AS $$
     SELECT asset, day, sum(rows) FROM forgotten GROUP BY asset, day
     ON CONFLICT (asset, day) DO UPDATE SET
         rows = greatest(d.rows, EXCLUDED.rows), dropped_at = EXCLUDED.dropped_at
-$$;
-
--- What of a table's days may be summarised anew: those in chunks that are there, less those that were
--- dropped and hold less now than before. A refresh of others would erase what is known of them.
-CREATE OR REPLACE FUNCTION summarisable(base text) RETURNS tstzmultirange LANGUAGE sql STABLE AS $$
-    SELECT coalesce(range_agg(tstzrange(c.range_start, c.range_end)), '{}') - (
-        SELECT coalesce(range_agg(tstzrange(
-            d.day::timestamp AT TIME ZONE 'UTC', (d.day + 1)::timestamp AT TIME ZONE 'UTC'
-        )), '{}')
-        FROM dropped_days AS d
-        WHERE d.asset = base AND d.rows > (
-            SELECT coalesce(sum(l.rows), 0) FROM partition_ledger AS l
-            WHERE l.asset = d.asset AND l.day = d.day
-        )
-    )
-    FROM timescaledb_information.chunks AS c
-    WHERE c.hypertable_schema = current_schema AND c.hypertable_name = base
 $$;
 
 -- Brings the ledger in line with retention, and the summaries with every day that was written since,

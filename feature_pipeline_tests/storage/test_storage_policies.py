@@ -42,6 +42,7 @@ class Shop:
     database: Database
     link: psycopg.Connection
     timescaledb: bool
+    url: str
     tokens: Iterator[int] = field(default_factory=lambda: count(1))
 
     def write(self, day: date, *symbols: str, add: float = 0.0, days: int = 1) -> None:
@@ -96,7 +97,7 @@ def shop(database: Database, request: pytest.FixtureRequest) -> Iterator[Shop]:
     link.execute("CREATE TABLE IF NOT EXISTS ohlcv_1m (LIKE ohlcv_1d INCLUDING ALL)")
     link.execute("CREATE TABLE IF NOT EXISTS ohlcv_1m_history (LIKE ohlcv_1d_history)")
     migrations.migrate(url)
-    yield Shop(database, link, there)
+    yield Shop(database, link, there, url)
     link.close()
 
 
@@ -402,14 +403,21 @@ def rollups(shop: Shop) -> dict[str, list[tuple[Any, ...]]]:
 
 
 def expected(*parts: pl.DataFrame) -> dict[str, list[tuple[Any, ...]]]:
-    """The rollups of those minutes, bucket by bucket."""
+    """The rollups of those minutes, bucket by bucket: known once they are over, and late by as much
+    as their last minute."""
     frame = pl.concat(parts).sort("symbol", "time")
+    late = (pl.col("available_at") - pl.col("time") - timedelta(minutes=1)).last()
     return {
         name: frame.group_by(
             "symbol", pl.col("time").dt.truncate(f"{seconds}s"), maintain_order=True
         )
         .agg(
-            pl.col("available_at").max(),
+            pl.max_horizontal(
+                pl.col("available_at").max(),
+                pl.col("time").first().dt.truncate(f"{seconds}s")
+                + timedelta(seconds=seconds)
+                + late,
+            ).alias("available_at"),
             pl.col("open").first(),
             pl.col("high").max(),
             pl.col("low").min(),
@@ -437,6 +445,77 @@ def test_rollups_are_what_the_minutes_say(shop: Shop) -> None:
         shop.write(today, *symbols)
         assert rollups(shop) == expected(kept, new, minutes(symbols, today, 1, 0.0))
         shop.maintain()
+
+
+def test_a_bar_is_known_when_no_minute_of_it_can_come_any_more(shop: Shop) -> None:
+    # The last trade of its bucket is in 10:02, and minutes are published 15 minutes late.
+    shop.link.execute(
+        "INSERT INTO ohlcv_1m (symbol, time, available_at, availability_basis, session, open,"
+        " high, low, close, volume, source, recorded_at, run_id)"
+        " SELECT 'A', t, t + INTERVAL '16 minutes', 'assumed', t::date, 1, 1, 1, 1, 1, 'made',"
+        " t, 'r' FROM generate_series("
+        " '2024-03-10 10:01Z'::timestamptz, '2024-03-10 10:02Z', '1 minute') t"
+    )
+    for zone in ("UTC", "America/New_York"):  # where that day has 23 hours
+        shop.link.execute(f"SET TIME ZONE '{zone}'")
+        assert [
+            shop.one(f"SELECT available_at FROM {name}").astimezone(UTC) for name in ROLLUPS
+        ] == [
+            datetime(2024, 3, 10, 10, 20, tzinfo=UTC),
+            datetime(2024, 3, 10, 11, 15, tzinfo=UTC),
+            datetime(2024, 3, 11, 0, 15, tzinfo=UTC),
+        ]
+
+
+def too_early(shop: Shop) -> None:
+    """The rollups as they first were: available with the last minute that traded."""
+    kind = "MATERIALIZED VIEW" if shop.timescaledb else "VIEW"
+    bucket, first, last = (
+        ("time_bucket('{}', b.time)", "first(b.open, b.time)", "last(b.close, b.time)")
+        if shop.timescaledb
+        else (
+            "date_bin('{}', b.time, '2000-01-01 00:00:00+00')",
+            "(array_agg(b.open ORDER BY b.time))[1]",
+            "(array_agg(b.close ORDER BY b.time DESC))[1]",
+        )
+    )
+    options = (
+        "WITH (timescaledb.continuous, timescaledb.materialized_only = false)"
+        if shop.timescaledb
+        else ""
+    )
+    for name in reversed(ROLLUPS):
+        shop.link.execute(f"DROP {kind} {name}")
+    for name, base, length in zip(
+        ROLLUPS, ("ohlcv_1m", *ROLLUPS), ("5 minutes", "1 hour", "1 day"), strict=False
+    ):
+        start = bucket.format(length)
+        shop.link.execute(
+            f"CREATE {kind} {name} {options} AS SELECT b.symbol, {start} AS time,"
+            f" max(b.available_at) AS available_at, {first} AS open, max(b.high) AS high,"
+            f" min(b.low) AS low, {last} AS close, sum(b.volume) AS volume"
+            f" FROM {base} AS b GROUP BY b.symbol, {start}"
+            + (" WITH NO DATA" if shop.timescaledb else "")
+        )
+
+
+def test_rollups_that_were_available_too_early_are_made_anew(shop: Shop) -> None:
+    too_early(shop)
+    old, new = minutes(("A", "B"), MONDAY, 3, 0.0), minutes(("A",), MONDAY + timedelta(21), 1, 0.0)
+    shop.write(MONDAY, "A", "B", days=3)
+    shop.write(MONDAY + timedelta(21), "A")
+    shop.maintain()
+    assert rollups(shop) != expected(old, new)
+    if shop.timescaledb:  # what is known of dropped minutes stays
+        shop.link.execute("SELECT drop_chunks('ohlcv_1m', older_than => DATE '2024-01-22')")
+    migrations.migrate(shop.url)
+    shop.maintain()
+    assert rollups(shop) == expected(old, new)
+    identities = f"SELECT '{{{','.join(ROLLUPS)}}}'::regclass[]::oid[]"
+    before = shop.one(identities)
+    migrations.migrate(shop.url)
+    assert shop.one(identities) == before
+    assert rollups(shop) == expected(old, new)
 
 
 @pytest.mark.parametrize("database", ["timescaledb"], indirect=True)
