@@ -107,7 +107,9 @@ CREATE TABLE IF NOT EXISTS summary_progress (
     CONSTRAINT summary_progress_pkey PRIMARY KEY (relation)
 );
 COMMENT ON TABLE summary_progress IS
-    'up to which revision of the ledger the summaries of a table are made';
+    'up to which revision of the ledger the summaries of a table are made, of days before which';
+-- Null in rows of before: every day is looked at once more.
+ALTER TABLE summary_progress ADD COLUMN IF NOT EXISTS day date;
 
 CREATE OR REPLACE FUNCTION pg_temp.aggregated(name text) RETURNS boolean LANGUAGE sql AS $$
     SELECT EXISTS (
@@ -304,15 +306,16 @@ CREATE OR REPLACE PROCEDURE forget_dropped() LANGUAGE sql AS $$
 $$;
 
 -- Brings the ledger in line with retention, and the summaries with every day that was written since,
--- or whose rows count differently (`summaries_due`), however old; but for today, which real time adds, and the policies once its buckets are over. A
--- job of TimescaleDB calls it; so may the owner: CALL maintain_storage().
+-- or whose rows count differently (`summaries_due`), however old; but for today, which real time
+-- adds, and which is looked at when it is over. A job of TimescaleDB calls it; so may the owner: CALL
+-- maintain_storage().
 CREATE OR REPLACE PROCEDURE maintain_storage(job_id int DEFAULT NULL, config jsonb DEFAULT NULL)
 LANGUAGE plpgsql AS $$
 DECLARE
     root   record;
     span   record;
     name   text;
-    seen   bigint;
+    seen   record;
     newest bigint;
     due    bigint[];
     today  date := (now() AT TIME ZONE 'UTC')::date;
@@ -330,16 +333,19 @@ BEGIN
         WHERE to_regclass(base) IS NOT NULL
     LOOP
         SELECT max(l.revision) INTO newest FROM partition_ledger AS l WHERE l.asset = root.base;
-        SELECT max(p.revision) INTO seen FROM summary_progress AS p WHERE p.relation = root.base;
+        SELECT p.revision, p.day INTO seen FROM summary_progress AS p WHERE p.relation = root.base;
         SELECT array_agg(d.id) INTO due FROM summaries_due AS d WHERE d.asset = root.base;
-        CONTINUE WHEN newest IS NULL OR (newest <= seen AND due IS NULL);
+        CONTINUE WHEN newest IS NULL
+            OR (newest <= seen.revision AND today <= seen.day AND due IS NULL);
         FOR span IN
             SELECT
                 min(c.day)::timestamp AT TIME ZONE 'UTC' AS first,
                 (max(c.day) + 1)::timestamp AT TIME ZONE 'UTC' AS until
             FROM (
                 SELECT l.day FROM partition_ledger AS l
-                WHERE l.asset = root.base AND l.revision > coalesce(seen, 0)
+                WHERE l.asset = root.base
+                    AND (l.revision > coalesce(seen.revision, 0)
+                        OR l.day >= coalesce(seen.day, '-infinity'))
                 UNION
                 SELECT d.day FROM summaries_due AS d WHERE d.id = ANY (due)
             ) AS c
@@ -352,8 +358,8 @@ BEGIN
                 CALL refresh_continuous_aggregate(name::regclass, span.first, span.until);
             END LOOP;
         END LOOP;
-        INSERT INTO summary_progress AS p VALUES (root.base, newest)
-        ON CONFLICT (relation) DO UPDATE SET revision = EXCLUDED.revision;
+        INSERT INTO summary_progress AS p VALUES (root.base, newest, today)
+        ON CONFLICT (relation) DO UPDATE SET revision = EXCLUDED.revision, day = EXCLUDED.day;
         DELETE FROM summaries_due AS d WHERE d.id = ANY (due);
         COMMIT;
     END LOOP;

@@ -520,6 +520,31 @@ def test_rollups_that_were_available_too_early_are_made_anew(shop: Shop) -> None
 
 @pytest.mark.parametrize("database", ["timescaledb"], indirect=True)
 @pytest.mark.timescaledb
+def test_the_day_that_was_today_is_looked_at_when_it_is_over(shop: Shop) -> None:
+    before = "SELECT count(*) FROM {} WHERE time < '2024-01-09Z'"
+    stored = [
+        before.format(view)
+        for (view,) in shop.rows(
+            "SELECT format('%%I.%%I', materialization_hypertable_schema,"
+            " materialization_hypertable_name) FROM timescaledb_information.continuous_aggregates"
+            " WHERE view_name = ANY (%s) ORDER BY view_name",
+            list(ROLLUPS),
+        )
+    ]
+    shop.write(MONDAY, "A")
+    # As it was seen on the Monday itself, after its last minute; then nothing ran for years.
+    shop.link.execute(
+        "INSERT INTO summary_progress SELECT 'ohlcv_1m', max(revision), max(day)"
+        " FROM partition_ledger"
+    )
+    shop.maintain()
+    assert [shop.one(query) for query in stored] == [1, 3, 24]
+    progress = "SELECT day FROM summary_progress WHERE relation = 'ohlcv_1m'"
+    assert shop.one(progress) == datetime.now(UTC).date()
+
+
+@pytest.mark.parametrize("database", ["timescaledb"], indirect=True)
+@pytest.mark.timescaledb
 def test_a_refresh_never_erases_what_is_dropped(shop: Shop) -> None:
     old = minutes(("A", "B"), MONDAY, 12, 0.0)
     shop.write(MONDAY, "A", "B", days=12)
