@@ -319,9 +319,21 @@ DECLARE
     newest bigint;
     due    bigint[];
     today  date := (now() AT TIME ZONE 'UTC')::date;
+    lock   CONSTANT bigint := hashtext('maintain_storage');
+    holder int;
 BEGIN
-    IF NOT pg_try_advisory_lock(hashtext('maintain_storage')) THEN
-        RETURN;
+    -- The session's, since a refresh commits; a call that fails keeps it until its session ends, or
+    -- calls again. Not to have it is an error, so that a job that does nothing is seen to fail.
+    SELECT l.pid INTO holder FROM pg_locks AS l
+    JOIN pg_database AS d ON d.oid = l.database AND d.datname = current_database()
+    WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+        AND (l.classid::bigint << 32 | l.objid::bigint) = lock;
+    IF holder = pg_backend_pid() THEN
+        PERFORM pg_advisory_unlock(lock);
+    END IF;
+    IF NOT pg_try_advisory_lock(lock) THEN
+        RAISE EXCEPTION 'maintain_storage was called in session % and is running, or failed there',
+            holder USING HINT = 'wait for it, or close that session';
     END IF;
     CALL forget_dropped();
     COMMIT;
@@ -363,7 +375,7 @@ BEGIN
         DELETE FROM summaries_due AS d WHERE d.id = ANY (due);
         COMMIT;
     END LOOP;
-    PERFORM pg_advisory_unlock(hashtext('maintain_storage'));
+    PERFORM pg_advisory_unlock(lock);
 END
 $$;
 

@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 import psycopg
 import pytest
+from psycopg import errors
 
 from feature_pipeline.errors import MissingPartitionError
 from feature_pipeline.schemas import ohlcv
@@ -541,6 +542,23 @@ def test_the_day_that_was_today_is_looked_at_when_it_is_over(shop: Shop) -> None
     assert [shop.one(query) for query in stored] == [1, 3, 24]
     progress = "SELECT day FROM summary_progress WHERE relation = 'ohlcv_1m'"
     assert shop.one(progress) == datetime.now(UTC).date()
+
+
+@pytest.mark.parametrize("database", ["timescaledb"], indirect=True)
+@pytest.mark.timescaledb
+def test_a_call_that_failed_in_an_open_session_is_no_silence(shop: Shop) -> None:
+    shop.write(MONDAY, "A")
+    other = shop.database.dedicated()
+    other.execute("SET lock_timeout = '200ms'")
+    with shop.link.transaction():
+        shop.link.execute("LOCK TABLE summary_progress IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(errors.LockNotAvailable):
+            other.execute("CALL maintain_storage()")
+    with pytest.raises(errors.RaiseException, match=f"session {other.info.backend_pid} "):
+        shop.maintain()
+    other.execute("CALL maintain_storage()")  # its own lock is no obstacle
+    shop.maintain()
+    other.close()
 
 
 @pytest.mark.parametrize("database", ["timescaledb"], indirect=True)
