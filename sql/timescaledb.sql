@@ -318,6 +318,7 @@ DECLARE
     seen   record;
     newest bigint;
     due    bigint[];
+    whole  boolean;
     today  date := (now() AT TIME ZONE 'UTC')::date;
     lock   CONSTANT bigint := hashtext('maintain_storage');
     holder int;
@@ -349,10 +350,13 @@ BEGIN
         SELECT array_agg(d.id) INTO due FROM summaries_due AS d WHERE d.asset = root.base;
         CONTINUE WHEN newest IS NULL
             OR (newest <= seen.revision AND today <= seen.day AND due IS NULL);
+        whole := true;
+        -- Chunk by chunk, each looked at right before its refresh: retention may drop it meanwhile,
+        -- and a refresh would find nothing there and erase what is known of it.
         FOR span IN
             SELECT
-                min(c.day)::timestamp AT TIME ZONE 'UTC' AS first,
-                (max(c.day) + 1)::timestamp AT TIME ZONE 'UTC' AS until
+                min(w.day)::timestamp AT TIME ZONE 'UTC' AS first,
+                (max(w.day) + 1)::timestamp AT TIME ZONE 'UTC' AS until
             FROM (
                 SELECT l.day FROM partition_ledger AS l
                 WHERE l.asset = root.base
@@ -360,16 +364,25 @@ BEGIN
                         OR l.day >= coalesce(seen.day, '-infinity'))
                 UNION
                 SELECT d.day FROM summaries_due AS d WHERE d.id = ANY (due)
-            ) AS c
+            ) AS w
             JOIN unnest(summarisable(root.base)) AS s (span)
-                ON s.span @> (c.day::timestamp AT TIME ZONE 'UTC')
-            WHERE c.day < today
-            GROUP BY s.span ORDER BY s.span
+                ON s.span @> (w.day::timestamp AT TIME ZONE 'UTC')
+            JOIN timescaledb_information.chunks AS c
+                ON c.hypertable_schema = current_schema AND c.hypertable_name = root.base
+                AND tstzrange(c.range_start, c.range_end) @> (w.day::timestamp AT TIME ZONE 'UTC')
+            WHERE w.day < today
+            GROUP BY s.span, c.range_start ORDER BY s.span, c.range_start
         LOOP
             FOREACH name IN ARRAY root.summaries LOOP
-                CALL refresh_continuous_aggregate(name::regclass, span.first, span.until);
+                IF summarisable(root.base) @> tstzrange(span.first, span.until) THEN
+                    CALL refresh_continuous_aggregate(name::regclass, span.first, span.until);
+                ELSE
+                    whole := false;
+                END IF;
             END LOOP;
         END LOOP;
+        -- What is left of a chunk that went is the next call's.
+        CONTINUE WHEN NOT whole;
         INSERT INTO summary_progress AS p VALUES (root.base, newest, today)
         ON CONFLICT (relation) DO UPDATE SET revision = EXCLUDED.revision, day = EXCLUDED.day;
         DELETE FROM summaries_due AS d WHERE d.id = ANY (due);

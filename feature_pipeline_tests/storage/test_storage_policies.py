@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from itertools import count
+from time import sleep
 from typing import Any
 
 import polars as pl
@@ -591,6 +593,41 @@ def test_a_refresh_never_erases_what_is_dropped(shop: Shop) -> None:
     for name in ROLLUPS:
         shop.run_jobs("policy_refresh_continuous_aggregate", name)
     assert rollups(shop) == expected(rest, *around, *again)
+
+
+@pytest.mark.parametrize("database", ["timescaledb"], indirect=True)
+@pytest.mark.timescaledb
+def test_a_chunk_that_is_dropped_during_a_refresh_stays_summarised(shop: Shop) -> None:
+    shop.write(MONDAY, "A", days=8)  # two chunks
+    shop.maintain()
+    shop.write(MONDAY, "A", add=1.0, days=8)
+    chunks = shop.rows(
+        "SELECT format('%%I.%%I', chunk_schema, chunk_name) FROM timescaledb_information.chunks"
+        " WHERE hypertable_name = %s ORDER BY range_start",
+        "ohlcv_1m",
+    )
+    (first,), (second,) = chunks
+    waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = %s::regclass"
+    other = shop.database.dedicated()
+    with ThreadPoolExecutor(1) as pool:
+        with shop.link.transaction():  # holds the refresh of the first chunk up
+            shop.link.execute(f"LOCK TABLE {first} IN ACCESS EXCLUSIVE MODE")
+            refreshed = pool.submit(other.execute, "CALL maintain_storage()")
+            while not (shop.one(waiting, first) or refreshed.done()):
+                sleep(0.01)
+            with shop.database.connection() as dropping:
+                dropping.execute(f"DROP TABLE {second}")
+        refreshed.result()
+    old, new = (minutes(("A",), MONDAY, 8, add) for add in (0.0, 1.0))
+    went = pl.col("day") >= date(2024, 1, 11)
+    for _ in range(2):
+        assert rollups(shop) == expected(new.filter(~went), old.filter(went))
+        other.execute("CALL maintain_storage()")
+    assert shop.one(
+        "SELECT p.revision = (SELECT max(revision) FROM partition_ledger WHERE asset = p.relation)"
+        " FROM summary_progress AS p WHERE relation = 'ohlcv_1m'"
+    )
+    other.close()
 
 
 @pytest.mark.parametrize("database", ["timescaledb"], indirect=True)
