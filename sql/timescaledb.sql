@@ -117,7 +117,9 @@ CREATE TABLE IF NOT EXISTS summary_progress (
     CONSTRAINT summary_progress_pkey PRIMARY KEY (relation)
 );
 COMMENT ON TABLE summary_progress IS
-    'up to which revision of the ledger the summaries of a table are made';
+    'up to which revision of the ledger the summaries of a table are made, of days before which';
+-- Null in rows of before: every day is looked at once more.
+ALTER TABLE summary_progress ADD COLUMN IF NOT EXISTS day date;
 
 CREATE OR REPLACE FUNCTION pg_temp.aggregated(name text) RETURNS boolean LANGUAGE sql AS $$
     SELECT EXISTS (
@@ -142,43 +144,91 @@ BEGIN
 END
 $$;
 
+-- What of a table's days may be summarised anew: those in chunks that are there, less those that were
+-- dropped and hold less now than before. A refresh of others would erase what is known of them.
+CREATE OR REPLACE FUNCTION summarisable(base text) RETURNS tstzmultirange LANGUAGE sql STABLE AS $$
+    SELECT coalesce(range_agg(tstzrange(c.range_start, c.range_end)), '{}') - (
+        SELECT coalesce(range_agg(tstzrange(
+            d.day::timestamp AT TIME ZONE 'UTC', (d.day + 1)::timestamp AT TIME ZONE 'UTC'
+        )), '{}')
+        FROM dropped_days AS d
+        WHERE d.asset = base AND d.rows > (
+            SELECT coalesce(sum(l.rows), 0) FROM partition_ledger AS l
+            WHERE l.asset = d.asset AND l.day = d.day
+        )
+    )
+    FROM timescaledb_information.chunks AS c
+    WHERE c.hypertable_schema = current_schema AND c.hypertable_name = base
+$$;
+
 -- A policy's window lies within what every table keeps, so that it never makes anew what is dropped;
 -- older days are refreshed once they are written (`maintain_storage`). Trades are kept for ever.
 DO $$
 DECLARE
-    level record;
+    level  record;
+    stored text;
 BEGIN
-    IF NOT pg_temp.aggregated('ohlcv_5m_rollup') THEN
+    IF EXISTS (
+        SELECT FROM timescaledb_information.continuous_aggregates
+        WHERE view_schema = current_schema AND view_name = 'ohlcv_5m_rollup'
+            AND view_definition !~* 'greatest'
+    ) THEN
+        -- Their bars were available before they were complete. What is known of dropped minutes
+        -- stays, available when its bucket is over.
+        CREATE TEMP TABLE kept_5m ON COMMIT DROP AS SELECT * FROM ohlcv_5m_rollup AS b
+            WHERE NOT summarisable('ohlcv_1m') @> b.time;
+        CREATE TEMP TABLE kept_1h ON COMMIT DROP AS SELECT * FROM ohlcv_1h_rollup AS b
+            WHERE NOT summarisable('ohlcv_1m') @> b.time;
+        CREATE TEMP TABLE kept_1d ON COMMIT DROP AS SELECT * FROM ohlcv_1d_rollup AS b
+            WHERE NOT summarisable('ohlcv_1m') @> b.time;
+        DROP MATERIALIZED VIEW ohlcv_1d_rollup;
+        DROP MATERIALIZED VIEW ohlcv_1h_rollup;
+        DROP MATERIALIZED VIEW ohlcv_5m_rollup;
+    ELSIF NOT pg_temp.aggregated('ohlcv_5m_rollup') THEN
         DROP VIEW IF EXISTS ohlcv_1d_rollup, ohlcv_1h_rollup, ohlcv_5m_rollup;
     END IF;
+    -- 24 hours: a day that is added may have 23 or 25, depending on the session's time zone.
     FOR level IN
         SELECT * FROM (VALUES
-            ('ohlcv_5m_rollup', 'ohlcv_1m',        '5 minutes'),
-            ('ohlcv_1h_rollup', 'ohlcv_5m_rollup', '1 hour'),
-            ('ohlcv_1d_rollup', 'ohlcv_1h_rollup', '1 day')
-        ) AS t (name, base, bucket)
+            ('ohlcv_5m_rollup', 'ohlcv_1m',        '1 minute',  '5 minutes', 'kept_5m'),
+            ('ohlcv_1h_rollup', 'ohlcv_5m_rollup', '5 minutes', '1 hour',    'kept_1h'),
+            ('ohlcv_1d_rollup', 'ohlcv_1h_rollup', '1 hour',    '24 hours',  'kept_1d')
+        ) AS t (name, base, step, bucket, kept)
     LOOP
-        IF pg_temp.aggregate(level.name, level.base, format($query$
+        CONTINUE WHEN NOT pg_temp.aggregate(level.name, level.base, format($query$
             SELECT
                 b.symbol,
-                time_bucket(%L, b.time) AS time,
-                max(b.available_at) AS available_at,
+                time_bucket(%1$L, b.time) AS time,
+                greatest(max(b.available_at), last(
+                    b.available_at
+                        + (time_bucket(%1$L, b.time) + INTERVAL %1$L - INTERVAL %2$L - b.time),
+                    b.time
+                )) AS available_at,
                 first(b.open, b.time) AS open,
                 max(b.high) AS high,
                 min(b.low) AS low,
                 last(b.close, b.time) AS close,
                 sum(b.volume) AS volume
-            FROM %I AS b
+            FROM %3$I AS b
             GROUP BY b.symbol, time_bucket(%1$L, b.time)
-        $query$, level.bucket, level.base)) THEN
-            DELETE FROM summary_progress WHERE relation = 'ohlcv_1m';
-            PERFORM add_continuous_aggregate_policy(
-                level.name::regclass,
-                start_offset => INTERVAL '7 days',
-                end_offset => level.bucket::interval,
-                schedule_interval => greatest(level.bucket::interval, INTERVAL '5 minutes')
-            );
-        END IF;
+        $query$, level.bucket, level.step, level.base));
+        DELETE FROM summary_progress WHERE relation = 'ohlcv_1m';
+        PERFORM add_continuous_aggregate_policy(
+            level.name::regclass,
+            start_offset => INTERVAL '7 days',
+            end_offset => level.bucket::interval,
+            schedule_interval => greatest(level.bucket::interval, INTERVAL '5 minutes')
+        );
+        CONTINUE WHEN to_regclass('pg_temp.' || level.kept) IS NULL;
+        SELECT format('%I.%I', materialization_hypertable_schema, materialization_hypertable_name)
+        INTO STRICT stored FROM timescaledb_information.continuous_aggregates
+        WHERE view_schema = current_schema AND view_name = level.name;
+        EXECUTE format(
+            'INSERT INTO %s (symbol, time, available_at, open, high, low, close, volume)'
+            ' SELECT symbol, time, greatest(available_at, time + %L::interval),'
+            ' open, high, low, close, volume FROM pg_temp.%I',
+            stored, level.bucket, level.kept
+        );
     END LOOP;
 
     IF pg_temp.aggregate('hourly_sentiment_summary', 'sentiment_scores', $query$
@@ -265,39 +315,36 @@ CREATE OR REPLACE PROCEDURE forget_dropped() LANGUAGE sql AS $$
         rows = greatest(d.rows, EXCLUDED.rows), dropped_at = EXCLUDED.dropped_at
 $$;
 
--- What of a table's days may be summarised anew: those in chunks that are there, less those that were
--- dropped and hold less now than before. A refresh of others would erase what is known of them.
-CREATE OR REPLACE FUNCTION summarisable(base text) RETURNS tstzmultirange LANGUAGE sql STABLE AS $$
-    SELECT coalesce(range_agg(tstzrange(c.range_start, c.range_end)), '{}') - (
-        SELECT coalesce(range_agg(tstzrange(
-            d.day::timestamp AT TIME ZONE 'UTC', (d.day + 1)::timestamp AT TIME ZONE 'UTC'
-        )), '{}')
-        FROM dropped_days AS d
-        WHERE d.asset = base AND d.rows > (
-            SELECT coalesce(sum(l.rows), 0) FROM partition_ledger AS l
-            WHERE l.asset = d.asset AND l.day = d.day
-        )
-    )
-    FROM timescaledb_information.chunks AS c
-    WHERE c.hypertable_schema = current_schema AND c.hypertable_name = base
-$$;
-
 -- Brings the ledger in line with retention, and the summaries with every day that was written since,
--- or whose rows count differently (`summaries_due`), however old; but for today, which real time adds, and the policies once its buckets are over. A
--- job of TimescaleDB calls it; so may the owner: CALL maintain_storage().
+-- or whose rows count differently (`summaries_due`), however old; but for today, which real time
+-- adds, and which is looked at when it is over. A job of TimescaleDB calls it; so may the owner: CALL
+-- maintain_storage().
 CREATE OR REPLACE PROCEDURE maintain_storage(job_id int DEFAULT NULL, config jsonb DEFAULT NULL)
 LANGUAGE plpgsql AS $$
 DECLARE
     root   record;
     span   record;
     name   text;
-    seen   bigint;
+    seen   record;
     newest bigint;
     due    bigint[];
+    whole  boolean;
     today  date := (now() AT TIME ZONE 'UTC')::date;
+    lock   CONSTANT bigint := hashtext('maintain_storage');
+    holder int;
 BEGIN
-    IF NOT pg_try_advisory_lock(hashtext('maintain_storage')) THEN
-        RETURN;
+    -- The session's, since a refresh commits; a call that fails keeps it until its session ends, or
+    -- calls again. Not to have it is an error, so that a job that does nothing is seen to fail.
+    SELECT l.pid INTO holder FROM pg_locks AS l
+    JOIN pg_database AS d ON d.oid = l.database AND d.datname = current_database()
+    WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+        AND (l.classid::bigint << 32 | l.objid::bigint) = lock;
+    IF holder = pg_backend_pid() THEN
+        PERFORM pg_advisory_unlock(lock);
+    END IF;
+    IF NOT pg_try_advisory_lock(lock) THEN
+        RAISE EXCEPTION 'maintain_storage was called in session % and is running, or failed there',
+            holder USING HINT = 'wait for it, or close that session';
     END IF;
     CALL forget_dropped();
     COMMIT;
@@ -309,34 +356,49 @@ BEGIN
         WHERE to_regclass(base) IS NOT NULL
     LOOP
         SELECT max(l.revision) INTO newest FROM partition_ledger AS l WHERE l.asset = root.base;
-        SELECT max(p.revision) INTO seen FROM summary_progress AS p WHERE p.relation = root.base;
+        SELECT p.revision, p.day INTO seen FROM summary_progress AS p WHERE p.relation = root.base;
         SELECT array_agg(d.id) INTO due FROM summaries_due AS d WHERE d.asset = root.base;
-        CONTINUE WHEN newest IS NULL OR (newest <= seen AND due IS NULL);
+        CONTINUE WHEN newest IS NULL
+            OR (newest <= seen.revision AND today <= seen.day AND due IS NULL);
+        whole := true;
+        -- Chunk by chunk, each looked at right before its refresh: retention may drop it meanwhile,
+        -- and a refresh would find nothing there and erase what is known of it.
         FOR span IN
             SELECT
-                min(c.day)::timestamp AT TIME ZONE 'UTC' AS first,
-                (max(c.day) + 1)::timestamp AT TIME ZONE 'UTC' AS until
+                min(w.day)::timestamp AT TIME ZONE 'UTC' AS first,
+                (max(w.day) + 1)::timestamp AT TIME ZONE 'UTC' AS until
             FROM (
                 SELECT l.day FROM partition_ledger AS l
-                WHERE l.asset = root.base AND l.revision > coalesce(seen, 0)
+                WHERE l.asset = root.base
+                    AND (l.revision > coalesce(seen.revision, 0)
+                        OR l.day >= coalesce(seen.day, '-infinity'))
                 UNION
                 SELECT d.day FROM summaries_due AS d WHERE d.id = ANY (due)
-            ) AS c
+            ) AS w
             JOIN unnest(summarisable(root.base)) AS s (span)
-                ON s.span @> (c.day::timestamp AT TIME ZONE 'UTC')
-            WHERE c.day < today
-            GROUP BY s.span ORDER BY s.span
+                ON s.span @> (w.day::timestamp AT TIME ZONE 'UTC')
+            JOIN timescaledb_information.chunks AS c
+                ON c.hypertable_schema = current_schema AND c.hypertable_name = root.base
+                AND tstzrange(c.range_start, c.range_end) @> (w.day::timestamp AT TIME ZONE 'UTC')
+            WHERE w.day < today
+            GROUP BY s.span, c.range_start ORDER BY s.span, c.range_start
         LOOP
             FOREACH name IN ARRAY root.summaries LOOP
-                CALL refresh_continuous_aggregate(name::regclass, span.first, span.until);
+                IF summarisable(root.base) @> tstzrange(span.first, span.until) THEN
+                    CALL refresh_continuous_aggregate(name::regclass, span.first, span.until);
+                ELSE
+                    whole := false;
+                END IF;
             END LOOP;
         END LOOP;
-        INSERT INTO summary_progress AS p VALUES (root.base, newest)
-        ON CONFLICT (relation) DO UPDATE SET revision = EXCLUDED.revision;
+        -- What is left of a chunk that went is the next call's.
+        CONTINUE WHEN NOT whole;
+        INSERT INTO summary_progress AS p VALUES (root.base, newest, today)
+        ON CONFLICT (relation) DO UPDATE SET revision = EXCLUDED.revision, day = EXCLUDED.day;
         DELETE FROM summaries_due AS d WHERE d.id = ANY (due);
         COMMIT;
     END LOOP;
-    PERFORM pg_advisory_unlock(hashtext('maintain_storage'));
+    PERFORM pg_advisory_unlock(lock);
 END
 $$;
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from itertools import count
+from time import sleep
 from typing import Any
 
 import polars as pl
 import psycopg
 import pytest
+from psycopg import errors
 
 from feature_pipeline.errors import MissingPartitionError
 from feature_pipeline.schemas import ohlcv
@@ -42,6 +45,7 @@ class Shop:
     database: Database
     link: psycopg.Connection
     timescaledb: bool
+    url: str
     tokens: Iterator[int] = field(default_factory=lambda: count(1))
 
     def write(self, day: date, *symbols: str, add: float = 0.0, days: int = 1) -> None:
@@ -96,7 +100,7 @@ def shop(database: Database, request: pytest.FixtureRequest) -> Iterator[Shop]:
     link.execute("CREATE TABLE IF NOT EXISTS ohlcv_1m (LIKE ohlcv_1d INCLUDING ALL)")
     link.execute("CREATE TABLE IF NOT EXISTS ohlcv_1m_history (LIKE ohlcv_1d_history)")
     migrations.migrate(url)
-    yield Shop(database, link, there)
+    yield Shop(database, link, there, url)
     link.close()
 
 
@@ -402,14 +406,21 @@ def rollups(shop: Shop) -> dict[str, list[tuple[Any, ...]]]:
 
 
 def expected(*parts: pl.DataFrame) -> dict[str, list[tuple[Any, ...]]]:
-    """The rollups of those minutes, bucket by bucket."""
+    """The rollups of those minutes, bucket by bucket: known once they are over, and late by as much
+    as their last minute."""
     frame = pl.concat(parts).sort("symbol", "time")
+    late = (pl.col("available_at") - pl.col("time") - timedelta(minutes=1)).last()
     return {
         name: frame.group_by(
             "symbol", pl.col("time").dt.truncate(f"{seconds}s"), maintain_order=True
         )
         .agg(
-            pl.col("available_at").max(),
+            pl.max_horizontal(
+                pl.col("available_at").max(),
+                pl.col("time").first().dt.truncate(f"{seconds}s")
+                + timedelta(seconds=seconds)
+                + late,
+            ).alias("available_at"),
             pl.col("open").first(),
             pl.col("high").max(),
             pl.col("low").min(),
@@ -437,6 +448,119 @@ def test_rollups_are_what_the_minutes_say(shop: Shop) -> None:
         shop.write(today, *symbols)
         assert rollups(shop) == expected(kept, new, minutes(symbols, today, 1, 0.0))
         shop.maintain()
+
+
+def test_a_bar_is_known_when_no_minute_of_it_can_come_any_more(shop: Shop) -> None:
+    # The last trade of its bucket is in 10:02, and minutes are published 15 minutes late.
+    shop.link.execute(
+        "INSERT INTO ohlcv_1m (symbol, time, available_at, availability_basis, session, open,"
+        " high, low, close, volume, source, recorded_at, run_id)"
+        " SELECT 'A', t, t + INTERVAL '16 minutes', 'assumed', t::date, 1, 1, 1, 1, 1, 'made',"
+        " t, 'r' FROM generate_series("
+        " '2024-03-10 10:01Z'::timestamptz, '2024-03-10 10:02Z', '1 minute') t"
+    )
+    for zone in ("UTC", "America/New_York"):  # where that day has 23 hours
+        shop.link.execute(f"SET TIME ZONE '{zone}'")
+        assert [
+            shop.one(f"SELECT available_at FROM {name}").astimezone(UTC) for name in ROLLUPS
+        ] == [
+            datetime(2024, 3, 10, 10, 20, tzinfo=UTC),
+            datetime(2024, 3, 10, 11, 15, tzinfo=UTC),
+            datetime(2024, 3, 11, 0, 15, tzinfo=UTC),
+        ]
+
+
+def too_early(shop: Shop) -> None:
+    """The rollups as they first were: available with the last minute that traded."""
+    kind = "MATERIALIZED VIEW" if shop.timescaledb else "VIEW"
+    bucket, first, last = (
+        ("time_bucket('{}', b.time)", "first(b.open, b.time)", "last(b.close, b.time)")
+        if shop.timescaledb
+        else (
+            "date_bin('{}', b.time, '2000-01-01 00:00:00+00')",
+            "(array_agg(b.open ORDER BY b.time))[1]",
+            "(array_agg(b.close ORDER BY b.time DESC))[1]",
+        )
+    )
+    options = (
+        "WITH (timescaledb.continuous, timescaledb.materialized_only = false)"
+        if shop.timescaledb
+        else ""
+    )
+    for name in reversed(ROLLUPS):
+        shop.link.execute(f"DROP {kind} {name}")
+    for name, base, length in zip(
+        ROLLUPS, ("ohlcv_1m", *ROLLUPS), ("5 minutes", "1 hour", "1 day"), strict=False
+    ):
+        start = bucket.format(length)
+        shop.link.execute(
+            f"CREATE {kind} {name} {options} AS SELECT b.symbol, {start} AS time,"
+            f" max(b.available_at) AS available_at, {first} AS open, max(b.high) AS high,"
+            f" min(b.low) AS low, {last} AS close, sum(b.volume) AS volume"
+            f" FROM {base} AS b GROUP BY b.symbol, {start}"
+            + (" WITH NO DATA" if shop.timescaledb else "")
+        )
+
+
+def test_rollups_that_were_available_too_early_are_made_anew(shop: Shop) -> None:
+    too_early(shop)
+    old, new = minutes(("A", "B"), MONDAY, 3, 0.0), minutes(("A",), MONDAY + timedelta(21), 1, 0.0)
+    shop.write(MONDAY, "A", "B", days=3)
+    shop.write(MONDAY + timedelta(21), "A")
+    shop.maintain()
+    assert rollups(shop) != expected(old, new)
+    if shop.timescaledb:  # what is known of dropped minutes stays
+        shop.link.execute("SELECT drop_chunks('ohlcv_1m', older_than => DATE '2024-01-22')")
+    migrations.migrate(shop.url)
+    shop.maintain()
+    assert rollups(shop) == expected(old, new)
+    identities = f"SELECT '{{{','.join(ROLLUPS)}}}'::regclass[]::oid[]"
+    before = shop.one(identities)
+    migrations.migrate(shop.url)
+    assert shop.one(identities) == before
+    assert rollups(shop) == expected(old, new)
+
+
+@pytest.mark.parametrize("database", ["timescaledb"], indirect=True)
+@pytest.mark.timescaledb
+def test_the_day_that_was_today_is_looked_at_when_it_is_over(shop: Shop) -> None:
+    before = "SELECT count(*) FROM {} WHERE time < '2024-01-09Z'"
+    stored = [
+        before.format(view)
+        for (view,) in shop.rows(
+            "SELECT format('%%I.%%I', materialization_hypertable_schema,"
+            " materialization_hypertable_name) FROM timescaledb_information.continuous_aggregates"
+            " WHERE view_name = ANY (%s) ORDER BY view_name",
+            list(ROLLUPS),
+        )
+    ]
+    shop.write(MONDAY, "A")
+    # As it was seen on the Monday itself, after its last minute; then nothing ran for years.
+    shop.link.execute(
+        "INSERT INTO summary_progress SELECT 'ohlcv_1m', max(revision), max(day)"
+        " FROM partition_ledger"
+    )
+    shop.maintain()
+    assert [shop.one(query) for query in stored] == [1, 3, 24]
+    progress = "SELECT day FROM summary_progress WHERE relation = 'ohlcv_1m'"
+    assert shop.one(progress) == datetime.now(UTC).date()
+
+
+@pytest.mark.parametrize("database", ["timescaledb"], indirect=True)
+@pytest.mark.timescaledb
+def test_a_call_that_failed_in_an_open_session_is_no_silence(shop: Shop) -> None:
+    shop.write(MONDAY, "A")
+    other = shop.database.dedicated()
+    other.execute("SET lock_timeout = '200ms'")
+    with shop.link.transaction():
+        shop.link.execute("LOCK TABLE summary_progress IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(errors.LockNotAvailable):
+            other.execute("CALL maintain_storage()")
+    with pytest.raises(errors.RaiseException, match=f"session {other.info.backend_pid} "):
+        shop.maintain()
+    other.execute("CALL maintain_storage()")  # its own lock is no obstacle
+    shop.maintain()
+    other.close()
 
 
 @pytest.mark.parametrize("database", ["timescaledb"], indirect=True)
@@ -469,6 +593,41 @@ def test_a_refresh_never_erases_what_is_dropped(shop: Shop) -> None:
     for name in ROLLUPS:
         shop.run_jobs("policy_refresh_continuous_aggregate", name)
     assert rollups(shop) == expected(rest, *around, *again)
+
+
+@pytest.mark.parametrize("database", ["timescaledb"], indirect=True)
+@pytest.mark.timescaledb
+def test_a_chunk_that_is_dropped_during_a_refresh_stays_summarised(shop: Shop) -> None:
+    shop.write(MONDAY, "A", days=8)  # two chunks
+    shop.maintain()
+    shop.write(MONDAY, "A", add=1.0, days=8)
+    chunks = shop.rows(
+        "SELECT format('%%I.%%I', chunk_schema, chunk_name) FROM timescaledb_information.chunks"
+        " WHERE hypertable_name = %s ORDER BY range_start",
+        "ohlcv_1m",
+    )
+    (first,), (second,) = chunks
+    waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = %s::regclass"
+    other = shop.database.dedicated()
+    with ThreadPoolExecutor(1) as pool:
+        with shop.link.transaction():  # holds the refresh of the first chunk up
+            shop.link.execute(f"LOCK TABLE {first} IN ACCESS EXCLUSIVE MODE")
+            refreshed = pool.submit(other.execute, "CALL maintain_storage()")
+            while not (shop.one(waiting, first) or refreshed.done()):
+                sleep(0.01)
+            with shop.database.connection() as dropping:
+                dropping.execute(f"DROP TABLE {second}")
+        refreshed.result()
+    old, new = (minutes(("A",), MONDAY, 8, add) for add in (0.0, 1.0))
+    went = pl.col("day") >= date(2024, 1, 11)
+    for _ in range(2):
+        assert rollups(shop) == expected(new.filter(~went), old.filter(went))
+        other.execute("CALL maintain_storage()")
+    assert shop.one(
+        "SELECT p.revision = (SELECT max(revision) FROM partition_ledger WHERE asset = p.relation)"
+        " FROM summary_progress AS p WHERE relation = 'ohlcv_1m'"
+    )
+    other.close()
 
 
 @pytest.mark.parametrize("database", ["timescaledb"], indirect=True)
