@@ -144,6 +144,24 @@ def timescaledb_url() -> str:
     return url
 
 
+LONGEST = (
+    "automation/test_ui_backfill",
+    "test_demo",
+    "browser/test_ui",
+    "stack/test_celery",
+    "test_compose",
+    "automation/test_bootstrap",
+    "automation/test_backfill",
+    "stack/test_dagster",
+)
+"""Minutes each, most of it spent waiting for processes."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest begin first: at the end, all but one worker would wait for them."""
+    items.sort(key=lambda item: not any(name in item.nodeid for name in LONGEST))
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Tests marked `timescaledb` are skipped, with the reason, where there is none."""
