@@ -18,12 +18,17 @@ from feature_pipeline.storage.migrations import migrate
 _CATALOGUES = (
     "pg_attrdef", "pg_attribute", "pg_constraint", "pg_default_acl", "pg_description", "pg_enum",
     "pg_extension", "pg_event_trigger", "pg_index", "pg_inherits", "pg_largeobject_metadata",
-    "pg_namespace", "pg_policy", "pg_proc", "pg_publication", "pg_rewrite", "pg_sequence",
+    "pg_policy", "pg_proc", "pg_publication", "pg_rewrite", "pg_sequence",
     "pg_trigger", "pg_type",
 )  # fmt: skip
 _DEFINED = " UNION ALL ".join(
     f"SELECT '{name}', count(*)::text, max(xmin::text::bigint)::text FROM {name}"
     for name in _CATALOGUES
+)
+# A session's first temporary table makes a schema that stays.
+_SCHEMAS = (
+    "SELECT nspname, nspowner::text, nspacl::text FROM pg_namespace WHERE nspname !~ '_temp_'"
+    " ORDER BY nspname"
 )
 _RELATIONS = (
     "SELECT oid::text, relname,"
@@ -118,7 +123,7 @@ def _name() -> str:
 
 
 def _state(link: psycopg.Connection[Any]) -> list[tuple[Any, ...]]:
-    questions = (_DEFINED, _RELATIONS, _OF_THE_DATABASE)
+    questions = (_DEFINED, _SCHEMAS, _RELATIONS, _OF_THE_DATABASE)
     return [row for question in questions for row in link.execute(question).fetchall()]
 
 
