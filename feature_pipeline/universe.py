@@ -308,6 +308,17 @@ class Universe:
             "universe.yaml"
         )
 
+    def listed(self, calendar: str, first: date, last: date) -> tuple[str, ...]:
+        """The ids of a calendar's instruments whose bars are collected on some day of [first,
+        last]."""
+        return tuple(
+            i.id
+            for i in self.instruments
+            if i.calendar == calendar
+            and i.first_day <= last
+            and (i.end_day is None or i.end_day > first)
+        )
+
     def sessions(
         self, start: date, end: date, symbols: Sequence[str] | None = None
     ) -> pl.DataFrame:

@@ -147,13 +147,7 @@ def _open_behind(store: Store, asked: Audit, held: Mapping[str, datetime]) -> st
         bars = calendar_bars(calendar, str(asked.table.timeframe), first, until)
         due = bars.filter(pl.col("end") <= over)["time"].max()
         day = sessions["time"][at].date()
-        members = [
-            i.id
-            for i in store.universe.instruments
-            if i.calendar == calendar
-            and i.first_day <= day
-            and (i.end_day is None or day < i.end_day)
-        ]
+        members = store.universe.listed(calendar, day, day)
         newest = max((held[name] for name in members if name in held), default=None)
         if isinstance(due, datetime) and members and (newest is None or newest < due):
             since = f"the newest is of {newest:%Y-%m-%d %H:%M}" if newest else "there is none"

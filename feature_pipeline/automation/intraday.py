@@ -28,7 +28,7 @@ from feature_pipeline.automation.schedules import (
     schedule_name,
     scheduled,
 )
-from feature_pipeline.automation.sessions import Session, listed, nobody
+from feature_pipeline.automation.sessions import Session, nobody
 from feature_pipeline.schemas import GRID_START
 from feature_pipeline.timeframes import DAILY, TIMEFRAMES, Timeframe
 from feature_pipeline.universe import Universe, calendar_sessions
@@ -103,7 +103,7 @@ def intraday_schedule(
         found = due(calendar, moment - delay, every * TICKS_AFTER_CLOSE, had)
         if isinstance(found, str):
             return dg.SkipReason(found)
-        if not listed(universe, calendar, found.day, found.day):
+        if not universe.listed(calendar, found.day, found.day):
             return dg.SkipReason(nobody(universe, calendar, found.day))
         busy = runs.newest(statuses=UNDER_WAY)
         if busy is not None:
@@ -119,7 +119,7 @@ def intraday_schedule(
             SESSION_TAG: found.day.isoformat(),
         }
         if len({i.calendar for i in universe.instruments}) > 1:
-            tags |= only(listed(universe, calendar, first, last))
+            tags |= only(universe.listed(calendar, first, last))
         return request(f"{name} {moment:%Y-%m-%dT%H:%MZ}", first, last, tags)
 
     return bars

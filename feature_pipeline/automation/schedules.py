@@ -37,7 +37,7 @@ from dagster._core.storage.tags import (
     SCHEDULED_EXECUTION_TIME_TAG,
 )
 
-from feature_pipeline.automation.sessions import Session, Timetable, listed, nobody
+from feature_pipeline.automation.sessions import Session, Timetable, nobody
 from feature_pipeline.automation.warm_up import warm_up
 from feature_pipeline.schemas import GRID_START
 from feature_pipeline.settings import Settings
@@ -208,14 +208,14 @@ def bars_schedule(
         tick = timetable.tick(moment)
         session = tick.session or _missed(runs, timetable.newest(moment))
         day = session.day if session else tick.day
-        if not listed(universe, calendar, day, day):
+        if not universe.listed(calendar, day, day):
             return dg.SkipReason(nobody(universe, calendar, day))
         if session is None:
             return dg.SkipReason(tick.reason)
         first = _first_day(day, settings.refetch_days, runs.completed(SESSION_TAG))
         tags = {CALENDAR_TAG: calendar, TIMEFRAME_TAG: timeframe, SESSION_TAG: day.isoformat()}
         if len({i.calendar for i in universe.instruments}) > 1:
-            tags |= only(listed(universe, calendar, first, day))
+            tags |= only(universe.listed(calendar, first, day))
         return request(f"{name} {day}", first, day, tags)
 
     return bars
@@ -428,7 +428,7 @@ def warm_up_schedule(timetable: Timetable) -> dg.ScheduleDefinition:
     def republish(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         universe: Universe = context.resources.universe
         tick = timetable.tick(context.scheduled_execution_time)
-        if not listed(universe, calendar, tick.day, tick.day):
+        if not universe.listed(calendar, tick.day, tick.day):
             return dg.SkipReason(nobody(universe, calendar, tick.day))
         if tick.session is None:
             return dg.SkipReason(tick.reason)

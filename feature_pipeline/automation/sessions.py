@@ -263,17 +263,6 @@ def _kept_hours(calendar: str, edge: Edge, today: date) -> tuple[ZoneInfo, set[t
     return zone, set(edges[edges.index.date >= first].dt.tz_convert(zone).dt.time)
 
 
-def listed(universe: Universe, calendar: str, first: date, last: date) -> tuple[str, ...]:
-    """The ids of a calendar's instruments whose bars are collected on some day of [first, last]."""
-    return tuple(
-        i.id
-        for i in universe.instruments
-        if i.calendar == calendar
-        and i.first_day <= last
-        and (i.end_day is None or i.end_day > first)
-    )
-
-
 def nobody(universe: Universe, calendar: str, day: date) -> str:
     """Why no instrument of a calendar is listed on a day, in words."""
     said = f"No instrument of {calendar} is listed on {_named(day)}"
