@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import psycopg
 import pytest
 import redis
 
@@ -27,7 +25,7 @@ from feature_pipeline_tests.assets.graphs import (  # noqa: F401
     universe,
     world,
 )
-from feature_pipeline_tests.databases import Databases
+from feature_pipeline_tests.databases import Databases, created
 from feature_pipeline_tests.providers.server import ProviderServer
 
 # What the developer's shell says about a real deployment must not reach a test.
@@ -89,11 +87,8 @@ def postgres_url(postgres_server: EmbeddedPostgres) -> str:
 @pytest.fixture
 def database_url(postgres_server: EmbeddedPostgres) -> Iterator[str]:
     """An empty database, for this test alone."""
-    name = f"test_{secrets.token_hex(6)}"
-    with psycopg.connect(postgres_server.database("postgres"), autocommit=True) as connection:
-        connection.execute(f'CREATE DATABASE "{name}" STRATEGY file_copy')
-        yield postgres_server.database(name)
-        connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+    with created(postgres_server.database("postgres")) as url:
+        yield url
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 
@@ -49,6 +50,18 @@ _TABLES = (
 _SEQUENCES = (
     "SELECT format('%I.%I', schemaname, sequencename), start_value, last_value FROM pg_sequences"
 )
+
+
+@contextmanager
+def created(server: str, template: str = "template1") -> Iterator[str]:
+    """The address of a database of its own on a server, a copy of another one; gone afterwards."""
+    name = _name()
+    with psycopg.connect(server, autocommit=True) as link:
+        link.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}" STRATEGY file_copy')
+        try:
+            yield urlunsplit(urlsplit(server)._replace(path=f"/{name}"))
+        finally:
+            link.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
 class Databases:

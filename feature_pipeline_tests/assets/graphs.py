@@ -4,10 +4,9 @@ all who look at the graph that ran look at one."""
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -16,6 +15,7 @@ from feature_pipeline.storage.migrations import migrate
 from feature_pipeline_tests import TIMESCALEDB_VARIABLE
 from feature_pipeline_tests.assets.support import Graph
 from feature_pipeline_tests.assets.world import MadeSource, World, make_universe, make_world
+from feature_pipeline_tests.databases import created
 
 
 @pytest.fixture(scope="session")
@@ -28,11 +28,8 @@ def new_database(postgres_server, databases) -> Callable:
             with databases.one() as url:
                 yield url
             return
-        name = f"test_{secrets.token_hex(6)}"
-        with psycopg.connect(postgres_server.database("postgres"), autocommit=True) as link:
-            link.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}" STRATEGY file_copy')
-            yield postgres_server.database(name)
-            link.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+        with created(postgres_server.database("postgres"), template) as url:
+            yield url
 
     return database
 
@@ -43,17 +40,12 @@ def new_timescaledb_database() -> Callable:
 
     @contextmanager
     def database() -> Iterator[str]:
-        server = os.environ[TIMESCALEDB_VARIABLE]
-        name = f"test_{secrets.token_hex(6)}"
-        url = urlunsplit(urlsplit(server)._replace(path=f"/{name}"))
-        with psycopg.connect(server, autocommit=True) as link:
-            link.execute(f'CREATE DATABASE "{name}"')
+        with created(os.environ[TIMESCALEDB_VARIABLE]) as url:
             with psycopg.connect(url, autocommit=True) as ours:
                 ours.execute("CREATE EXTENSION timescaledb")
                 ours.execute("SELECT _timescaledb_functions.stop_background_workers()")
             migrate(url)
             yield url
-            link.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
 
     return database
 

@@ -90,6 +90,15 @@ class Graph:
             **(self.overrides or {}),
         }
 
+    def run_beside(self, start: date, end: date, assets: Sequence[str] = ()) -> None:
+        """A run with connections and an instance of its own, as another process would have."""
+        other = Graph(self.url, self.universe, MadeSource(self.source.world))
+        other.store.clock = self.store.clock
+        try:
+            other.run(start, end, assets)
+        finally:
+            other.close()
+
     def run(
         self,
         start: date = START,

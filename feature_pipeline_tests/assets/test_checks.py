@@ -6,7 +6,6 @@ the checks, and holds back what is downstream, is shown in runs.
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -68,15 +67,10 @@ def filled_url(new_ran) -> Iterator[str]:
 
 
 @pytest.fixture
-def filled(filled_url, postgres_server) -> Iterator[Filled]:
-    name = f"test_{secrets.token_hex(6)}"
+def filled(filled_url, new_database) -> Iterator[Filled]:
     template = filled_url.rsplit("/", 1)[1].split("?")[0]
-    with psycopg.connect(postgres_server.database("postgres"), autocommit=True) as link:
-        link.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}" STRATEGY file_copy')
-        url = postgres_server.database(name)
-        with Database(url, 60) as database:
-            yield Filled(url, Store(database, make_universe(), TABLES, clock=lambda: AFTER))
-        link.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+    with new_database(template) as url, Database(url, 60) as database:
+        yield Filled(url, Store(database, make_universe(), TABLES, clock=lambda: AFTER))
 
 
 # -- good data ------------------------------------------------------------------------------------

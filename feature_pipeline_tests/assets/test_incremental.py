@@ -10,23 +10,14 @@ import pytest
 from feature_pipeline.automation.backfill import chunks
 from feature_pipeline.features.catalogue import TABLES
 from feature_pipeline.partitions import days
-from feature_pipeline_tests.assets.support import Graph, assert_same_tables
-from feature_pipeline_tests.assets.world import END, START, MadeSource
+from feature_pipeline_tests.assets.support import assert_same_tables
+from feature_pipeline_tests.assets.world import END, START
 from feature_pipeline_tests.storage.support import compress
 
 
 @pytest.fixture(scope="module")
 def backfilled(ran):
     return ran.tables()
-
-
-def run_beside(graph: Graph, start: date, end: date) -> None:
-    """A run with connections and an instance of its own, as another process would have."""
-    other = Graph(graph.url, graph.universe, MadeSource(graph.source.world))
-    try:
-        other.run(start, end)
-    finally:
-        other.close()
 
 
 def test_day_by_day_equals_one_backfill(new_graph, on, world, backfilled):
@@ -57,7 +48,7 @@ def test_parallel_chunks_equal_one_backfill(new_graph, on, world, backfilled, da
     plan = chunks(START, END, days_per_run=days_per_run)
     assert [c.start for c in plan] == days(START, END)[::days_per_run]
     with new_graph(world, on=on) as graph, ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda chunk: run_beside(graph, chunk.start, chunk.end), plan))
+        list(pool.map(lambda chunk: graph.run_beside(chunk.start, chunk.end), plan))
         assert_same_tables(graph.tables(), backfilled)
 
 
@@ -65,7 +56,7 @@ def test_overlapping_runs_at_once_equal_one_backfill(new_graph, world, backfille
     middle = START + (END - START) / 2
     spans = [(START, END), (START, middle), (middle - timedelta(days=2), END)]
     with new_graph(world) as graph, ThreadPoolExecutor(3) as pool:
-        list(pool.map(lambda span: run_beside(graph, *span), spans))
+        list(pool.map(lambda span: graph.run_beside(*span), spans))
         assert_same_tables(graph.tables(), backfilled)
         # What a race left to be done, a plain run does.
         graph.run()

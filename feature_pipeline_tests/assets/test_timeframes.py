@@ -23,10 +23,9 @@ from feature_pipeline.partitions import days
 from feature_pipeline.resources import code_versions
 from feature_pipeline.storage import retention
 from feature_pipeline.storage.store import Store
-from feature_pipeline_tests.assets.support import Graph, assert_same_tables, before, failure
+from feature_pipeline_tests.assets.support import assert_same_tables, before, failure
 from feature_pipeline_tests.assets.world import (
     SPLIT_DAY,
-    MadeSource,
     make_universe,
     within_sessions,
 )
@@ -152,17 +151,11 @@ def test_day_by_day_is_the_same(then, on, minutes, ran):
 
 
 def test_parallel_chunks_are_the_same(then, on, minutes, ran):
-    def run_beside(day):
-        """With connections and an instance of its own, as another process would have."""
-        beside = Graph(other.url, other.universe, MadeSource(minutes))
-        beside.store.clock = lambda: NOW
-        try:
-            beside.run(day, day + timedelta(days=1), ASSETS)
-        finally:
-            beside.close()
+    def run(day):
+        other.run_beside(day, day + timedelta(days=1), ASSETS)
 
     with then(minutes, on=on) as other, ThreadPoolExecutor(2) as pool:
-        list(pool.map(run_beside, days(START, END)))
+        list(pool.map(run, days(START, END)))
         assert_same_tables(other.tables(INTRADAY, START, END), ran.tables(INTRADAY, START, END))
 
 

@@ -34,6 +34,7 @@ from feature_pipeline_tests import TIMESCALEDB_VARIABLE
 from feature_pipeline_tests.assets.support import Graph
 from feature_pipeline_tests.assets.world import END, START, midnight
 from feature_pipeline_tests.cli.conftest import Shell, invoke, new_shell  # noqa: F401
+from feature_pipeline_tests.databases import created
 from feature_pipeline_tests.roles import as_user
 from feature_pipeline_tests.storage.test_roles import BAR, refused
 
@@ -45,18 +46,6 @@ def blocks(language: str, page: str = "backup") -> list[list[str]]:
     text = (PAGES / f"{page}.md").read_text()
     found = re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
     return [block.strip().splitlines() for block in found]
-
-
-@contextmanager
-def empty(server: str) -> Iterator[str]:
-    """A new database of a server."""
-    name = f"test_{secrets.token_hex(6)}"
-    with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-        try:
-            yield urlunsplit(urlsplit(server)._replace(path=f"/{name}"))
-        finally:
-            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def reads(graph: Graph) -> dict[str, pl.DataFrame]:
@@ -116,7 +105,7 @@ def test_as_the_page_says(restated, new_shell, postgres_url, tmp_path, monkeypat
     assert "features.dump exists" in shell.error(*shlex.split(dump)[1:])
     assert "not empty" in shell.error(*shlex.split(commands[0])[1:])
 
-    with empty(postgres_url) as url:
+    with created(postgres_url) as url:
         again = on(restated, url)
         new: Shell = new_shell(again)
         # What was published after the backup is newer, and wrong.
@@ -143,7 +132,7 @@ def test_as_the_page_says(restated, new_shell, postgres_url, tmp_path, monkeypat
 def test_by_hand(restated, postgres_url, tmp_path):
     """The page's blocks of programs, in a shell, in their order; not those for TimescaleDB."""
     dump, plain, *_ = blocks("bash")
-    with empty(postgres_url) as url:
+    with created(postgres_url) as url:
         _by_hand([*dump, *plain], restated.url, url, tmp_path)
         again = on(restated, url)
         held, found = reads(restated), reads(again)
@@ -179,7 +168,7 @@ def _run(lines: list[str], folder: Path, source: str, target: str) -> None:
 def test_with_timescaledb(timescaledb_url, restated, tmp_path):
     """The command, and the page's programs: hypertables, policies and compressed chunks as well."""
     dump, _, hand, _ = blocks("bash")
-    with empty(timescaledb_url) as source, empty(timescaledb_url) as first:
+    with created(timescaledb_url) as source, created(timescaledb_url) as first:
         migrate(source)
         graph = on(restated, source)
         graph.run()
@@ -193,7 +182,7 @@ def test_with_timescaledb(timescaledb_url, restated, tmp_path):
         tool = room._tool("pg_restore", room._major(source))
         assert room._job_owners(tool, tmp_path / "features.dump") == set(ROLES[:2])
         assert room.restore(first, tmp_path / "features.dump")
-        with empty(timescaledb_url) as second:
+        with created(timescaledb_url) as second:
             (tmp_path / "features.dump").unlink()
             _by_hand([*dump, *hand], source, second, tmp_path)
             for url in (first, second):
@@ -255,7 +244,7 @@ def users(server: str) -> Iterator[tuple[str, dict[str, str]]]:
     found = {
         name: as_user(url, f"user_{tag}_{name}", tag) for name in ("migrate", "run", "read", "duty")
     }
-    with empty(server) as other:
+    with created(server) as other:
         migrate(other)  # makes the four roles, which stay
     first = first.replace("DATABASE feature_pipeline", f"DATABASE test_{tag}")
     with psycopg.connect(server, autocommit=True) as link:
@@ -297,7 +286,7 @@ def test_as_the_roles_page_says(server, request, tmp_path, monkeypatch):
         assert invoke("backup", str(ours)).returncode == 0
         room._call([room._tool("pg_dump", room._major(url)), "-Fc", f"--file={all_of_it}"], url)
         for file in (ours, all_of_it):
-            with empty(server) as bare:
+            with created(server) as bare:
                 target = {name: _moved(address, bare) for name, address in who.items()}
                 with psycopg.connect(bare, autocommit=True) as link:
                     migrates, runs = (urlsplit(who[n]).username for n in ("migrate", "run"))
@@ -326,7 +315,7 @@ def test_as_the_roles_page_says(server, request, tmp_path, monkeypatch):
 
 def test_what_dagster_keeps(postgres_url, tmp_path):
     *_, lines = blocks("bash")
-    with users(postgres_url) as (_, who), empty(postgres_url) as bare:
+    with users(postgres_url) as (_, who), created(postgres_url) as bare:
         target = _moved(who["run"], bare)
         with psycopg.connect(bare) as link:
             link.execute(f"CREATE SCHEMA dagster AUTHORIZATION {urlsplit(target).username}")

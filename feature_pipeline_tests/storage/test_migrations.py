@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from feature_pipeline.storage import migrations
 from feature_pipeline.storage.database import Database
 from feature_pipeline.storage.migrations import migrate, pending
 from feature_pipeline.timeframes import DAILY, TIMEFRAMES
+from feature_pipeline_tests.databases import created
 from feature_pipeline_tests.stack.helpers import until
 
 NAMES = sorted(path.stem for path in migrations.SQL.glob("[0-9]*_*.sql"))
@@ -436,7 +436,7 @@ def test_a_migration_takes_as_long_as_it_takes(database_url: str) -> None:
     limits = "SELECT current_setting('statement_timeout'), current_setting('lock_timeout')"
     with migrations._session(database_url) as connection:
         assert connection.execute(limits).fetchone() == ("0", "2min")
-        assert connection.deadline_s is None  # type: ignore[attr-defined]
+        assert connection.deadline_s is None
 
 
 def test_trades_are_kept_for_ever(database_url: str) -> None:
@@ -532,12 +532,8 @@ def test_new_timescaledb_is_taken(version: str) -> None:
 @pytest.fixture
 def timescaledb_database(timescaledb_url: str) -> Iterator[str]:
     """An empty database on the TimescaleDB server."""
-    name = f"test_{secrets.token_hex(6)}"
-    url = timescaledb_url.rsplit("/", 1)[0]
-    with psycopg.connect(timescaledb_url, autocommit=True) as connection:
-        connection.execute(f'CREATE DATABASE "{name}"')
-        yield f"{url}/{name}"
-        connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+    with created(timescaledb_url) as url:
+        yield url
 
 
 def hypertables(url: str) -> dict[str, str]:
@@ -587,13 +583,18 @@ def test_plans_on_timescaledb(timescaledb_database: str) -> None:
         assert "Index Scan Backward" in plan(connection, NEWEST)
 
 
+def migrate_plainly(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where TimescaleDB is not there yet."""
+    with monkeypatch.context() as patched:
+        patched.setattr(migrations, "_apply_timescaledb", lambda _: None)
+        migrate(url)
+
+
 @pytest.mark.timescaledb
 def test_timescaledb_that_came_later_takes_the_rows_along(
     timescaledb_database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as patched:
-        patched.setattr(migrations, "_apply_timescaledb", lambda _: None)
-        migrate(timescaledb_database)
+    migrate_plainly(timescaledb_database, monkeypatch)
     with psycopg.connect(timescaledb_database) as connection:
         for year in (2000, 2010, 2020):
             insert(connection, TABLES["ohlcv_1d"], time=f"{year}-06-01Z")
@@ -642,9 +643,7 @@ def test_an_earlier_version_on_timescaledb_arrives_at_the_newest(
 def test_a_table_that_cannot_be_moved_costs_no_other(
     timescaledb_database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as patched:
-        patched.setattr(migrations, "_apply_timescaledb", lambda _: None)
-        migrate(timescaledb_database)
+    migrate_plainly(timescaledb_database, monkeypatch)
     with psycopg.connect(timescaledb_database) as other:
         other.execute("SELECT count(*) FROM trading.trades")
         with monkeypatch.context() as patched:
