@@ -196,6 +196,8 @@ class ProviderServer:
                 for name, value in answer.headers.items():
                     self.send_header(name, value)
                 self.send_header("Content-Length", str(len(data)))
+                if self.close_connection:  # asked for: who is not told so, may use it once more
+                    self.send_header("Connection", "close")
                 self.end_headers()
                 if self.command == "HEAD":
                     return

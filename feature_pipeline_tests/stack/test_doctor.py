@@ -15,8 +15,8 @@ from feature_pipeline.settings import PREFIX, Settings
 from feature_pipeline.sources import Off
 from feature_pipeline.stack.doctor import Finding, findings
 from feature_pipeline.storage import migrations
+from feature_pipeline_tests.databases import created
 from feature_pipeline_tests.roles import logins
-from feature_pipeline_tests.stack.test_backup import empty
 
 CANARY = "canary-3f2a"
 UNIVERSE = """
@@ -161,7 +161,7 @@ def test_logs_that_nobody_keeps_in_order(monkeypatch, migrated_database_url, mak
 def test_policies_that_are_not_applied(monkeypatch, timescaledb_url, make_home):
     """TimescaleDB that came after the last `migrate`; a policy that was changed since."""
     monkeypatch.setenv(f"{PREFIX}HOME", str(make_home()))
-    with empty(timescaledb_url) as url:
+    with created(timescaledb_url) as url:
         with monkeypatch.context() as before:
             before.setattr(migrations, "_apply_timescaledb", lambda _: None)
             migrations.migrate(url)
