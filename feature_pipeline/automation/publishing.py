@@ -4,6 +4,7 @@ check that Redis then says what the database says."""
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from time import monotonic, sleep
 
 import dagster as dg
 import polars as pl
@@ -33,10 +34,19 @@ CHECK = judgements.online_equals_offline.__name__
 PUBLISHED_WITHIN = timedelta(minutes=2)
 """How long what was written may lie in the database without being published."""
 
+LINGER_S = 4.0
+"""How long a tick waits for the news of a run in progress. Dagster's daemon begins one every 5 s;
+what is materialised is to be published at once."""
+
+_LOOK_S = 0.25
+
 REMEMBERED = 50
 """Event ids kept in the cursor, per asset. Ids are handed out before their events commit, so one
 may turn up below others that were seen already. One that turns up even further down has nothing to
 tell: its rows were there before it got its id, and so before the last publication."""
+
+
+_IN_PROGRESS = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED])
 
 
 def watched(timeframes: Sequence[str]) -> tuple[str, ...]:
@@ -68,8 +78,6 @@ def publish_online(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.
     """
     storage: StorageIOManager = context.resources.storage
     client: redis.Redis = context.resources.redis
-    # The events first: what they tell of is then in the snapshot.
-    cursor, news = _news(context, storage.store.universe.timeframes)
     newest = Snapshot()
 
     def load() -> Snapshot:
@@ -79,6 +87,8 @@ def publish_online(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.
 
     try:
         lost = rebuild_needed(client)
+        # The events first: what they tell of is then in the snapshot.
+        cursor, news = _news(context, storage.store.universe.timeframes, linger=not lost)
         if not news and not lost:
             return dg.SkipReason("nothing was materialised since the last publication")
         report = PublishReport(complete=False) if lost else publish_snapshot(client, load())
@@ -172,20 +182,35 @@ def _evaluation(client: redis.Redis, newest: Snapshot) -> list[dg.AssetCheckEval
     ]
 
 
-def _news(context: dg.SensorEvaluationContext, timeframes: Sequence[str]) -> tuple[str, bool]:
-    """The cursor after this tick, and whether any event is there that it did not know."""
+def _news(
+    context: dg.SensorEvaluationContext, timeframes: Sequence[str], *, linger: bool
+) -> tuple[str, bool]:
+    """The cursor after this tick, and whether any event is there that it did not know.
+
+    Args:
+        context: the tick's.
+        timeframes: the universe's.
+        linger: wait for an event that a run in progress may yet bring.
+    """
     seen: dict[str, list[int]] = json.loads(context.cursor) if context.cursor else {}
-    now = {
-        asset: [
-            record.storage_id
-            for record in context.instance.fetch_materializations(
-                dg.AssetKey(asset), limit=REMEMBERED
-            ).records
-        ]
-        for asset in watched(timeframes)
-    }
-    new = any(_unknown(ids, seen.get(asset, [])) for asset, ids in now.items())
-    return json.dumps(now), new
+
+    until = monotonic() + (LINGER_S if linger else 0)
+    while True:
+        # Before the events: a run that ends meanwhile has left its own.
+        waiting = monotonic() < until and context.instance.get_runs_count(_IN_PROGRESS) > 0
+        now = {
+            asset: [
+                record.storage_id
+                for record in context.instance.fetch_materializations(
+                    dg.AssetKey(asset), limit=REMEMBERED
+                ).records
+            ]
+            for asset in watched(timeframes)
+        }
+        new = any(_unknown(ids, seen.get(asset, [])) for asset, ids in now.items())
+        if new or not waiting:
+            return json.dumps(now), new
+        sleep(_LOOK_S)
 
 
 def _unknown(ids: list[int], seen: list[int]) -> bool:

@@ -7,7 +7,9 @@ from datetime import UTC, date, datetime, timedelta
 import dagster as dg
 import polars as pl
 import pytest
+from dagster._core.test_utils import create_run_for_test
 
+from feature_pipeline.automation import publishing
 from feature_pipeline.automation.publishing import REMEMBERED, publish_online, watched
 from feature_pipeline.features.catalogue import TABLES
 from feature_pipeline.online import keys
@@ -115,6 +117,33 @@ def test_several_events_of_one_tick_are_all_noticed(graph, client):
     done = tick(graph, client, cursor)
     assert told(done)["refreshed"] == 15
     assert tick(graph, client, done.cursor).asset_events == []
+
+
+def test_a_tick_waits_for_the_news_of_a_run_in_progress(graph, client, monkeypatch):
+    cursor = tick(graph, client).cursor
+    looks = []
+    count = graph.instance.get_runs_count
+
+    def looked(*args, **kwargs):
+        looks.append(count(*args, **kwargs))
+        if len(looks) == 3:
+            report(graph)
+        return looks[-1]
+
+    monkeypatch.setattr(graph.instance, "get_runs_count", looked)
+    assert tick(graph, client, cursor).asset_events == []
+    assert looks == [0], "nothing is in progress: nothing is waited for"
+
+    looks.clear()
+    run = create_run_for_test(graph.instance, status=dg.DagsterRunStatus.STARTED)
+    done = tick(graph, client, cursor)
+    assert len(looks) == 3
+    assert told(done)["refreshed"] == 15
+
+    # One that brings nothing is left to the next tick.
+    monkeypatch.setattr(publishing, "LINGER_S", 0.1)
+    assert tick(graph, client, done.cursor).asset_events == []
+    graph.instance.delete_run(run.run_id)
 
 
 @pytest.mark.parametrize("before", [0, 2, REMEMBERED + 10])

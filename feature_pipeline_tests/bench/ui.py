@@ -33,7 +33,7 @@ from feature_pipeline_tests.graphql import GraphQL
 
 FIRST = (date(2003, 1, 1), date(2008, 1, 1))
 SECOND = (date(2008, 1, 1), date(2013, 1, 1))
-PUBLISHED_DAYS = (date(2013, 1, 2), date(2013, 1, 3), date(2013, 1, 4), date(2013, 1, 7))
+PUBLISHED_DAYS = [date(2013, 1, day) for day in (2, 3, 4, 7, 8, 9, 10, 11)]
 _WITHIN_S = 600
 _IMPORT = "import feature_pipeline.definitions"
 _TICKS = """
