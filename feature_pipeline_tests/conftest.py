@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -9,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import redis
 
@@ -28,6 +30,10 @@ from feature_pipeline_tests.assets.graphs import (  # noqa: F401
 from feature_pipeline_tests.databases import Databases, created
 from feature_pipeline_tests.providers.server import ProviderServer
 
+# How long an example takes is the machine's business.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
+
 # What the developer's shell says about a real deployment must not reach a test.
 for _name in [name for name in os.environ if name.startswith("FEATURE_PIPELINE_")]:
     if not _name.startswith("FEATURE_PIPELINE_TEST_"):
@@ -37,6 +43,13 @@ for _name in [name for name in os.environ if name.startswith("FEATURE_PIPELINE_"
 # and what we start would inherit it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: the collector need not walk through it again and again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 @pytest.fixture

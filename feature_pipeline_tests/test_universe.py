@@ -258,7 +258,7 @@ def test_many_symbols_have_all_their_sessions():
     left=st.integers(0, 400),
     right=st.integers(0, 400),
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_sessions_of_two_halves_are_those_of_the_whole(ours, cut, left, right):
     start, end = cut - timedelta(days=left), cut + timedelta(days=right)
     halves = pl.concat([ours.sessions(start, cut), ours.sessions(cut, end)])
@@ -269,7 +269,7 @@ def test_sessions_of_two_halves_are_those_of_the_whole(ours, cut, left, right):
 
 
 @given(day=st.dates(date(2004, 1, 1), date(2012, 1, 1)), bars=st.integers(1, 900))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_lookback_start_holds_exactly_the_bars_asked_for(ours, day, bars):
     start = ours.lookback_start(day, bars)
     assert ours.sessions(start, day, ["GSPC"]).height == bars
@@ -417,7 +417,7 @@ def test_a_file_that_cannot_be_read(tmp_path):
 
 
 @given(st.text(max_size=60))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_no_text_gives_anything_but_a_universe_error(text):
     refused(text)
 

@@ -126,7 +126,7 @@ def test_what_becomes_stale_on_the_way_is_foreseen(graph):
     lookback=st.integers(0, 12),
     in_days=st.integers(0, 9),
 )
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_what_follows_from_a_day_is_what_reads_it(changing, lookback, in_days):
     first = date(2019, 5, 1)
     days = pl.date_range(first, first + timedelta(days=59), eager=True).alias("day")

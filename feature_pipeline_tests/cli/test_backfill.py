@@ -218,7 +218,7 @@ def walk(costs, slower: float, start_s: float, at_once: int):
 
 
 @given(costs=COSTS, slower=st.floats(0.3, 4), at_once=st.integers(1, 60))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_the_rest_is_never_negative_and_moves_smoothly(costs, slower, at_once):
     polls, _, _ = walk(costs, slower, 5, at_once)
     whole = polls[0][2]
@@ -229,7 +229,7 @@ def test_the_rest_is_never_negative_and_moves_smoothly(costs, slower, at_once):
 
 
 @given(costs=COSTS, at_once=st.integers(1, 31))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_right_guess_stays_right(costs, at_once):
     polls, _, _ = walk(costs, 1.0, 5, at_once)
     whole = polls[0][2]
@@ -237,7 +237,7 @@ def test_a_right_guess_stays_right(costs, at_once):
 
 
 @given(costs=COSTS, slower=st.floats(0.5, 4))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_wrong_guess_is_put_right_on_the_way(costs, slower):
     polls, _, _ = walk(costs, slower, 5, 20)
     whole = polls[0][2]

@@ -31,9 +31,7 @@ from feature_pipeline_tests.features.market import (
     make_market,
 )
 
-SLOW = settings(
-    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+SLOW = settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def late(market: Market, rng: np.random.Generator, count: int = 6) -> Market:

@@ -131,7 +131,7 @@ TRANSACTIONS = st.lists(
 TIMES = st.lists(st.integers(0, 4 * 240), min_size=1, max_size=12, unique=True)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(made=TRANSACTIONS, quarters=TIMES, seed=st.integers(0, 99))
 def test_it_is_what_its_definition_says(made, quarters, seed):
     """In any order of rows, and of moments."""
@@ -144,7 +144,7 @@ def test_it_is_what_its_definition_says(made, quarters, seed):
     np.testing.assert_allclose(got, expected, rtol=1e-12, atol=0)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(made=TRANSACTIONS, quarter=st.integers(0, 4 * 240), factor=st.integers(2, 9))
 def test_what_is_filed_after_a_moment_changes_nothing_at_it(made, quarter, factor):
     at = days(quarter / 4)
@@ -161,7 +161,7 @@ def test_what_is_filed_after_a_moment_changes_nothing_at_it(made, quarter, facto
     assert first == values(asked, frame(*other))[0] == values(asked, frame(*held))[0]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(made=TRANSACTIONS, quarter=st.integers(4 * 100, 4 * 240))
 def test_the_window_alone_decides_bit_for_bit(made, quarter):
     """A run that loads ninety days gives what a run over everything gives."""

@@ -56,7 +56,7 @@ def labels(frame: pl.DataFrame) -> list[str | None]:
     return predict_regime(frame)["regime"].to_list()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**16), holes=st.lists(st.integers(0, 899), max_size=4))
 def test_the_rule_equals_its_replay_whatever_bars_are_unknown(seed, holes):
     adx, width = walk(seed)

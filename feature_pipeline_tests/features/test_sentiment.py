@@ -126,7 +126,7 @@ def test_a_gap_of_one_channel_is_missing_there_and_in_the_total():
     assert document_count(at, documents, DAY).item() is None
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_any_documents_and_moments_agree_with_counting_one_by_one(data):
     hour = st.integers(0, 240)

@@ -137,7 +137,7 @@ def test_a_sentence_a_unit_a_category_are_no_change(asset, feature):
     assert stale(with_feature(asset, changed)) == set()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.sampled_from(ALL), min_size=1, max_size=4, unique_by=lambda of: of[1].name))
 def test_several_changes_are_the_sum_of_them(chosen):
     declared = DECLARED
@@ -151,7 +151,7 @@ def _replaced(features: tuple[Feature, ...], changed: Feature) -> tuple[Feature,
     return tuple(changed if feature.name == changed.name else feature for feature in features)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.data())
 def test_the_order_of_declarations_is_no_change(data):
     shuffled = {

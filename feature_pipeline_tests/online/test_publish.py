@@ -67,7 +67,7 @@ def test_all_keys_of_a_symbol_are_set(publisher):
 AWKWARD = st.floats(width=64) | st.sampled_from([0.1 + 0.2, 5e-324, 1e22, -0.0, 2**53 + 0.0])
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.none() | AWKWARD, min_size=14, max_size=14),
     st.none() | AWKWARD,
@@ -227,9 +227,7 @@ def test_a_key_that_another_program_wrote_is_replaced(publisher):
     assert _versions(publisher) == {(_us(LATEST), 1)}
 
 
-@settings(
-    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=50
-)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
 @given(
     st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=12).flatmap(
         lambda versions: st.tuples(st.just(versions), st.permutations(versions))

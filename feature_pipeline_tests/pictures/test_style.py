@@ -138,7 +138,7 @@ def test_text_from_data_is_one_printable_line():
     span=st.integers(0, 40_000),
     most=st.integers(2, 13),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_date_ticks_are_few_in_order_and_in_range(first, span, most):
     begin = style.day_number(first)
     at, labels = style.date_ticks(begin, begin + span, most)
@@ -178,7 +178,7 @@ def test_dates_are_round():
     step=st.floats(1e-6, 1e12),
     count=st.integers(2, 6),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_tick_labels_tell_true_values(low, step, count):
     if step < abs(low) * 1e-9:
         return

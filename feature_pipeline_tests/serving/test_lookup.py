@@ -40,9 +40,7 @@ def whole(ran: Graph) -> dict[str, pl.DataFrame]:
     return {asset: ran.query(f"SELECT * FROM {table.table}") for asset, table in by_bar().items()}
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     moment=moments,
     symbol=st.sampled_from(SYMBOLS),
@@ -64,9 +62,7 @@ def test_as_of_is_what_the_tables_hold_and_never_looks_ahead(ran, whole, moment,
         assert (value.value, value.time) == (row[place.column], row["time"])
 
 
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(moment=moments, symbol=st.sampled_from(SYMBOLS), data=st.data())
 def test_a_series_ends_at_the_moment(ran, whole, moment, symbol, data):
     places = data.draw(
@@ -216,7 +212,6 @@ def test_an_unknown_symbol_names_the_known(ran):
 
 
 @given(st.datetimes(timezones=st.timezones() | st.none()), st.sampled_from("T "))
-@settings(deadline=None)
 def test_moments_are_read_as_written(moment, separator):
     if not 2 <= moment.year <= 9998:
         return

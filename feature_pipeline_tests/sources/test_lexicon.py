@@ -77,7 +77,7 @@ def test_no_texts(scorer):
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=80), max_size=8))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_any_text_gets_a_score_in_range_and_in_its_place(texts):
     ours = LexiconScorer()
     together = ours.score(texts)

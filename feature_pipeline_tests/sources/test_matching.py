@@ -169,7 +169,7 @@ _PIECES = st.sampled_from(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(st.one_of(_PIECES, st.text(max_size=8)), max_size=12).map(" ".join))
 def test_any_text_yields_known_ids_and_explains_them(text: str) -> None:
     clean = text.encode("utf-8", "replace").decode()
@@ -179,7 +179,7 @@ def test_any_text_yields_known_ids_and_explains_them(text: str) -> None:
     assert sorted({m.symbol for m in MATCHER.explain(clean, None, NOW)}) == ids
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.text(alphabet="xyz .,;!?()'\"\n\u05d0\U0001f600", max_size=20))
 def test_a_cashtag_counts_in_whatever_surroundings(around: str) -> None:
     assert "AAPL" in found(f"{around} $AAPL {around}")

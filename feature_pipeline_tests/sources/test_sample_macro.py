@@ -114,7 +114,7 @@ TOTAL = 122762.19
     left=st.integers(0, 300),
     right=st.integers(0, 300),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_values_do_not_depend_on_the_range_asked(released, cut, left, right):
     start, end = cut - timedelta(days=left), cut + timedelta(days=right)
     ask = SampleSource().macro

@@ -159,7 +159,7 @@ def test_nothing_asked_is_an_empty_frame(ours):
     left=st.integers(0, 500),
     right=st.integers(0, 500),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_bars_and_actions_do_not_depend_on_the_range_asked(ours, cut, left, right):
     start, end = cut - timedelta(days=left), cut + timedelta(days=right)
     for ask in (SampleSource().bars, SampleSource().actions):

@@ -105,7 +105,7 @@ def test_keys_are_the_hash_of_provider_and_address(frame, channel):
     right=st.integers(0, 60),
     symbols=st.sets(st.sampled_from(["AAPL", "FB", "GOOG", "GSPC", "IBM", "MSFT"]), min_size=1),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_document_does_not_depend_on_what_else_is_asked(
     ours, frame, channel, cut, left, right, symbols
 ):

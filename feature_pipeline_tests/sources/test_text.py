@@ -7,7 +7,7 @@ import tracemalloc
 import unicodedata
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from feature_pipeline.sources.text import (
@@ -76,7 +76,6 @@ def test_text_is_plain(text: str | None, kept: str | None) -> None:
 
 
 @given(st.one_of(anything, markup), st.integers(1, 50))
-@settings(deadline=None)
 def test_whatever_comes_is_clean(text: str, most: int) -> None:
     kept = plain(text, most=most)
     if kept is None:
@@ -90,7 +89,6 @@ def test_whatever_comes_is_clean(text: str, most: int) -> None:
 
 
 @given(markup)
-@settings(deadline=None)
 def test_no_tag_is_left(text: str) -> None:
     kept = plain(text) or ""
     assert "<script" not in kept
@@ -162,7 +160,6 @@ def test_one_address_has_one_form(url: str, canonical: str | None) -> None:
         anything.map("https://example.com/?".__add__),
     )
 )
-@settings(deadline=None)
 def test_an_address_is_plain_and_stays_what_it_is(url: str) -> None:
     address = canonical_url(url)
     if address is not None:

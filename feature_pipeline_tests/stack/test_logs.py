@@ -14,7 +14,7 @@ from feature_pipeline.stack import logs
 from feature_pipeline.stack.run_events import story
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     text=st.text(st.characters(codec="utf-8") | st.just("\n")),
     lines=st.integers(0, 8),

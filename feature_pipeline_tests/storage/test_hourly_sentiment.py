@@ -218,7 +218,6 @@ _ROWS = st.lists(
 @given(_ROWS)
 @settings(
     max_examples=25,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 def test_it_agrees_with_counting_one_by_one(link, write, rows):

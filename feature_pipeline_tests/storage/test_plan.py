@@ -9,7 +9,7 @@ from datetime import UTC, date, datetime, timedelta
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from feature_pipeline.errors import MissingPartitionError
@@ -112,7 +112,6 @@ def test_other_code_makes_everything_stale(filled: Desk) -> None:
 
 
 @given(day=st.sampled_from(days_of()), lookback=st.integers(0, 4))
-@settings(deadline=None)
 def test_the_lookback_counts_sessions(day: date, lookback: int) -> None:
     """A day is read from `lookback` sessions before it on."""
     known = calendar_sessions("XNYS")["time"].dt.date()
@@ -137,7 +136,6 @@ instruments:
     days=st.lists(st.dates(date(1989, 1, 1), date(2027, 12, 31)), max_size=20),
     bars=st.integers(0, 3000),
 )
-@settings(deadline=None)  # the first one builds the calendars
 def test_lookbacks_of_many_days_are_those_of_each(days: list[date], bars: int) -> None:
     world = Universe.parse(_MIXED)
     expected = []

@@ -346,9 +346,7 @@ def test_the_list_is_filtered(rejected: Desk) -> None:
     assert listed(database, since=today + timedelta(days=1)).is_empty()
 
 
-@settings(
-    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(low=st.floats(-1e12, -1e-9), close=st.floats(-1e12, 1e12), volume=st.floats(0, 1e15))
 def test_any_numbers_are_found_again(rejected: Desk, low, close, volume) -> None:
     """Numbers go through JSON and jsonb and come back as the very same."""

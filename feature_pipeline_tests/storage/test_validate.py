@@ -144,7 +144,7 @@ _text = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
     basis=_text,
     year=st.integers(-5000, 20000),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_whatever_is_rejected_can_be_kept(
     title: str, text: str | None, symbols: list[str], basis: str, year: int
 ) -> None:
@@ -311,7 +311,7 @@ def first_wrong(row: dict, window: tuple[date, date]) -> str | None:
 
 
 @given(rows=st.lists(st.one_of(ROWS, NEARLY), max_size=12))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_any_bars_are_judged_as_by_hand(rows: list[dict]) -> None:
     frame = pl.DataFrame(rows, schema={c.name: c.dtype for c in BARS.columns})
     found = judged(frame)
@@ -372,9 +372,7 @@ MESSY = st.lists(
 
 
 @given(answers=st.lists(MESSY, min_size=1, max_size=4), fences=st.booleans())
-@settings(
-    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_every_row_of_every_answer_is_accounted_for(desk: Desk, answers, fences) -> None:
     """input = written + unchanged + duplicate + unfinished + fenced + quarantined, always."""
     with desk.store.database.connection() as link:

@@ -566,7 +566,6 @@ def frame_of(rows: list[tuple[object, ...]]) -> pl.DataFrame:
 )
 @settings(
     max_examples=60,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 def test_every_row_is_accounted_for(
