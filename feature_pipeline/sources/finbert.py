@@ -293,7 +293,30 @@ def _load(where: Path, int8: bool, threads: int | None) -> _Loaded:
             network = torch.ao.quantization.quantize_dynamic(
                 network, {torch.nn.Linear}, dtype=torch.qint8
             )
+    elif device == "cpu" and torch.backends.mkldnn.is_available():
+        _lay_out(network)
     return _Loaded(tokenizer, network.to(device), device, columns, threads)
+
+
+def _lay_out(network: Any) -> None:
+    """Lay out the weights of linear layers for oneDNN, once. torch would multiply with MKL, which
+    does that at each call: measured, texts take 17 % longer."""
+    import torch
+
+    class _Linear(torch.nn.Module):
+        def __init__(self, plain: torch.nn.Linear) -> None:
+            super().__init__()
+            with torch.inference_mode():
+                self.weight = torch.ops.mkldnn._reorder_linear_weight(plain.weight, BATCH_TOKENS)
+                self.bias = None if plain.bias is None else plain.bias.detach()
+
+        def forward(self, given: torch.Tensor) -> Any:
+            return torch.ops.mkldnn._linear_pointwise(given, self.weight, self.bias, "none", [], "")
+
+    for module in list(network.modules()):
+        for name, child in list(module.named_children()):
+            if type(child) is torch.nn.Linear:
+                setattr(module, name, _Linear(child))
 
 
 def label_columns(id2label: Any, where: Path) -> list[int]:
