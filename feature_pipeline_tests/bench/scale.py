@@ -79,7 +79,7 @@ def run(server_url: str) -> Iterator[Row]:
 
 
 def compression(server_url: str) -> Iterator[Row]:
-    """What compression saves of real bars, under a hundred names each."""
+    """What compression saves of real bars, a hundred names each, as one backfill writes them."""
     with new_database(server_url, "bench_real") as url, Database(url, 600) as database:
         instruments = load_universe(Settings(universe=None)).instruments
         real = SampleSource().bars(instruments, date(2000, 1, 1), date(2018, 1, 1)).frame
@@ -91,10 +91,10 @@ def compression(server_url: str) -> Iterator[Row]:
             .sort("time", "symbol")
         )
         with database.connection() as connection:
-            _copy(connection, bars)
+            _copy(connection, bars, recorded_at=pl.lit(datetime.now(UTC)))
         size = "SELECT hypertable_size(%s)::float8 AS bytes"
         before = database.read_frame(size, [BARS])["bytes"][0]
-        _compress(database, _midnight(date(2018, 1, 1)))
+        _compress(database, datetime.now(UTC))
         after = database.read_frame(size, [BARS])["bytes"][0]
         yield Row(
             "compression: real bars, what it saves", after / 2**20, "MiB", before / 2**20,
@@ -204,9 +204,9 @@ def _minutes(database: Database) -> Row:
     return Row(what, rows / mine, "rows/s", rows / theirs, theirs / mine, 1 / 1.3)
 
 
-def _copy(connection: psycopg.Connection, bars: pl.DataFrame) -> None:
+def _copy(connection: psycopg.Connection, bars: pl.DataFrame, **more: pl.Expr) -> None:
     types = {c.name: c.sql_type for c in TABLES[BARS].columns}
-    rows = audited(bars)
+    rows = audited(bars).with_columns(**more)
     copy_in(connection, BARS, rows.columns, rows, types)
 
 

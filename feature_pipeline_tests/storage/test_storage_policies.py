@@ -144,7 +144,7 @@ def test_policies_are_those_that_were_promised(database: Database) -> None:
     assert found["ohlcv_5m"] == (30, "3 mons", "2 years")
     assert found["ohlcv_1h"] == (180, "6 mons", "5 years")
     for name in ("ohlcv", "indicators", "features", "state_vectors"):
-        assert found[f"{name}_1d"] == (365, "1 year", "None")
+        assert found[f"{name}_1d"] == (1200, "1 year", "None")
     for name in ("documents", "sentiment_scores"):
         assert found[name] == (30, "60 days", "1 year")
     assert found["macro_indicators"] == (365, "180 days", "5 years")
