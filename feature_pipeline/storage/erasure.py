@@ -94,7 +94,7 @@ def erase(store: Store, asset: str, source: str, urls: frozenset[str]) -> int:
             erases=True,
         )
         writing = Writing(token, f"erasure-{token}", code_version="")
-        erased = int(store.writer.write(table, writing, batch)["written"].sum())
+        erased = int(store.writer.write(table, writing, [batch])["written"].sum())
     return erased + _rejected(store, table, source, urls)
 
 

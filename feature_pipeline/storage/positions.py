@@ -156,5 +156,5 @@ def reconcile(
     writing = Writing(store.ledger.next_token(), run_id, code_version)
     rows = compare(store, start, end, store.clock())
     days = pl.date_range(start, end, closed="left", eager=True).alias("day")
-    store.writer.write(POSITION_RECONCILIATION, writing, Batch(DERIVED, rows, days, asked=None))
+    store.writer.write(POSITION_RECONCILIATION, writing, [Batch(DERIVED, rows, days, asked=None)])
     return rows

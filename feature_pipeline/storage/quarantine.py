@@ -331,7 +331,7 @@ def _write(store: Store, token: int, row: Rejected, frame: pl.DataFrame, because
     code_version = _ledger_of(store, row)["code_version"].item()
     writing = Writing(token, f"quarantine-release-{row.id}", code_version)
     try:
-        days = store.writer.write(table, writing, batch)
+        days = store.writer.write(table, writing, [batch])
     except IntegrityError as error:
         raise QuarantineError(
             f"row {row.id} in quarantine: the table {table.table} itself refuses it "

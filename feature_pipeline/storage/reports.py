@@ -36,16 +36,20 @@ class Tally:
 
 
 def tally(
-    plan: WritePlan, fetched: Fetched, checked: Checked, batch: Batch, days: pl.DataFrame
+    plan: WritePlan,
+    source: str,
+    fetched: Fetched,
+    judged: Sequence[tuple[Checked, Batch]],
+    days: pl.DataFrame,
 ) -> Tally:
     """The counts of one source's rows: `input` is what it handed in, `outside` what of it a
     computation returned of its lookback.
 
     Args:
         plan: of the write.
+        source: whose they are.
         fetched: as it was handed in.
-        checked: the same, sorted out.
-        batch: what was given to the writer.
+        judged: the same, sorted out, and what was given to the writer; part by part.
         days: what the writer said of each day.
     """
     outside = 0
@@ -55,14 +59,15 @@ def tally(
         beyond = (day < first) | (day >= end) | ~day.is_in(plan.days.implode())
         outside = int(fetched.frame.select(beyond.sum()).item() or 0)
     return Tally(
-        batch.source,
+        source,
         {
             "input": fetched.frame.height,
             "outside": outside,
             **{name: int(days[name].sum()) for name in ("written", "unchanged", "fenced")},
-            "duplicate": checked.duplicate + int(days["duplicate"].sum()),
-            "unfinished": checked.unfinished,
-            "quarantined": batch.quarantined.height,
+            "duplicate": sum(checked.duplicate for checked, _ in judged)
+            + int(days["duplicate"].sum()),
+            "unfinished": sum(checked.unfinished for checked, _ in judged),
+            "quarantined": sum(batch.quarantined.height for _, batch in judged),
         },
     )
 

@@ -6,16 +6,16 @@ live beside it: `planning.py`, `writer.py` (the write contract), `ledger.py`, `r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from functools import cached_property, partial
 
 import polars as pl
 
-from feature_pipeline.schemas import FILLED, Fetched, Input, TableSchema
+from feature_pipeline.schemas import FILLED, UTC_TIME, Fetched, Input, TableSchema
 from feature_pipeline.storage import quarantine, reader, reports, validate
-from feature_pipeline.storage.changes import EXCEPTIONS
+from feature_pipeline.storage.changes import EXCEPTIONS, of_days
 from feature_pipeline.storage.database import Database
 from feature_pipeline.storage.filling import on_the_grid
 from feature_pipeline.storage.ledger import Ledger
@@ -33,6 +33,11 @@ __all__ = ["DERIVED", "Store", "WritePlan", "WriteReport", "utc_now"]
 
 DERIVED = "derived"
 """The ledger's source of tables that are computed here."""
+
+_PART_ROWS = 100_000
+"""Rows of an answer that are checked in one go, at least."""
+
+_Judged = tuple[validate.Checked, Batch]
 
 
 @dataclass(frozen=True)
@@ -289,22 +294,39 @@ class Store:
         """
         answers = {DERIVED: Fetched(answer)} if isinstance(answer, pl.DataFrame) else answer
         if plan.days.is_empty():
-            return _report([], [], [], [])
-        checks, batches = [], []
+            return _report([], [], [])
+        judged: list[_Judged] = []
+        days, tallies = [], []
         for source, fetched in answers.items():
-            checked = self._check(plan, fetched, source)
-            checks.append(checked)
-            batch = self._batch(plan, source, fetched, checked)
-            batches.append(replace(batch, others=_asked_elsewhere(answers, source)))
-        days = [self.writer.write(plan.table, plan.writing, batch) for batch in batches]
-        tallies = [
-            reports.tally(plan, *one)
-            for one in zip(answers.values(), checks, batches, days, strict=True)
-        ]
+            parts: list[_Judged] = []
+            batches = self._batches(plan, answers, source, parts)
+            written = self.writer.write(plan.table, plan.writing, batches)
+            tallies.append(reports.tally(plan, source, fetched, parts, written))
+            days.append(written)
+            judged += parts
         reports.record(self.database, plan, tallies)
-        return _report(checks, batches, days, tallies)
+        return _report(judged, days, tallies)
 
-    def _check(self, plan: WritePlan, fetched: Fetched, source: str = DERIVED) -> validate.Checked:
+    def _batches(
+        self, plan: WritePlan, answers: Mapping[str, Fetched], source: str, judged: list[_Judged]
+    ) -> Iterator[Batch]:
+        """What one source answered as the writer takes it, part by part, each noted in `judged`:
+        the writer is at work on those before while the next one is checked."""
+        others = _asked_elsewhere(answers, source)
+        for part, fetched in _parts(plan, answers[source]):
+            checked = self._check(part, fetched, source, plan.window)
+            batch = replace(self._batch(part, source, fetched, checked), others=others)
+            judged.append((checked, batch))
+            yield batch
+
+    def _check(
+        self,
+        plan: WritePlan,
+        fetched: Fetched,
+        source: str = DERIVED,
+        window: tuple[date, date] | None = None,
+    ) -> validate.Checked:
+        """Sort the rows out; `window` is that of the whole plan, of which this is a part."""
         frame = fetched.frame
         if plan.table.intraday and not plan.table.derived:
             frame = self._with_sessions(plan, frame)
@@ -321,7 +343,7 @@ class Store:
             plan.table,
             frame,
             now=self.clock(),
-            window=plan.window,
+            window=window or plan.window,
             symbols=self.universe.symbols,
             releases=partial(quarantine.releases, self.database, plan.table, source),
         )
@@ -369,8 +391,7 @@ class Store:
         intraday = plan.table.intraday
         expected = self._planner.finished(*plan.window, fetched.asked, intraday=intraday)
         answered = checked.good.select("symbol", day=pl.col(plan.table.day_column).dt.date())
-        expected = expected.select("symbol", "day").unique()
-        silent = expected.join(answered, on=["symbol", "day"], how="anti")
+        silent = _not_among(expected.select("symbol", "day"), answered).unique()
         rejected = checked.quarantined.group_by("symbol", "day").agg(pl.col("reason").first())
         failed = _failed(fetched).rename({"reason": "why"})
         exceptions = (
@@ -406,7 +427,7 @@ class Store:
         over or not."""
         begun = self.universe.session_days(*plan.window, fetched.asked)
         begun = begun.filter(pl.col("since") <= self.clock()).select("symbol", "day").unique()
-        return begun.join(answered, on=["symbol", "day"], how="anti")
+        return _not_among(begun, answered)
 
     # -- reading ------------------------------------------------------------------------------
 
@@ -535,6 +556,38 @@ def _columns(table: TableSchema, needed: Input) -> list[str]:
     return shared + [n for n in needed.columns if n not in shared]
 
 
+def _parts(plan: WritePlan, fetched: Fetched) -> Iterator[tuple[WritePlan, Fetched]]:
+    """A large answer cut at the ends of months, each part with the plan of its days. What is of a
+    day before the plan's, or of none, is in the first part; what is of a later one in the last."""
+    frame, column = fetched.frame, plan.table.day_column
+    months = plan.days.dt.truncate("1mo").unique().sort()
+    count = min(frame.height // _PART_ROWS, months.len())
+    # What accumulates is the same thing on whatever day.
+    if plan.table.mode == "accumulate" or count < 2 or frame.schema.get(column) != UTC_TIME:
+        yield plan, fetched
+        return
+    firsts = months.gather_every(-(-months.len() // count))
+    later = [pl.col(column).dt.date() >= first for first in firsts[1:]]
+    part_of_row = frame.select(pl.sum_horizontal(later)).to_series()
+    part_of_day = firsts.search_sorted(plan.days, side="right") - 1
+    for part in range(firsts.len()):
+        days = plan.days.filter(part_of_day == part)
+        yield (
+            replace(plan, days=days, inherited=of_days(plan.inherited, days)),
+            replace(fetched, frame=frame.filter(part_of_row == part)),
+        )
+
+
+def _not_among(days: pl.DataFrame, others: pl.DataFrame) -> pl.DataFrame:
+    """The rows of `symbol`, `day` that are not among the others: by number, for to compare names
+    takes four times as long."""
+    names = pl.Enum(days["symbol"].unique())
+    number = pl.col("symbol").cast(names, strict=False).to_physical().cast(pl.Int64)
+    thing = (number * (1 << 32) + pl.col("day").to_physical()).alias("thing")
+    there = others.select(thing)
+    return days.with_columns(thing).join(there, on="thing", how="anti").drop("thing")
+
+
 def _asked_elsewhere(answers: Mapping[str, Fetched], source: str) -> tuple[tuple[str, str], ...]:
     """Source and symbol of whom the other sources of an answer were asked for."""
     return tuple(
@@ -568,10 +621,7 @@ def _failures(plan: WritePlan, source: str, fetched: Fetched) -> pl.DataFrame:
 
 
 def _report(
-    checks: Sequence[validate.Checked],
-    batches: Sequence[Batch],
-    days: Sequence[pl.DataFrame],
-    tallies: Sequence[reports.Tally],
+    judged: Sequence[_Judged], days: Sequence[pl.DataFrame], tallies: Sequence[reports.Tally]
 ) -> WriteReport:
     """Add up what happened to every row."""
     empty = pl.DataFrame(
@@ -581,8 +631,8 @@ def _report(
         }
     )
     by_day = pl.concat([empty, *days]).group_by("day").agg(pl.exclude("day").sum()).sort("day")
-    quarantined = [checked.quarantined.select("symbol", "day", "reason") for checked in checks]
-    exceptions = [batch.exceptions for batch in batches if batch.exceptions.height]
+    quarantined = [checked.quarantined.select("symbol", "day", "reason") for checked, _ in judged]
+    exceptions = [batch.exceptions for _, batch in judged if batch.exceptions.height]
     return WriteReport(
         input=sum(tally.counts["input"] - tally.counts["outside"] for tally in tallies),
         days=by_day,

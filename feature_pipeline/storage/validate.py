@@ -6,7 +6,7 @@ rejected is the writer's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import TypeAlias
@@ -93,15 +93,26 @@ def check(
     good = good.filter(~unfinished)
 
     # Key first: where nothing repeats, which is always but for a provider's slip, nothing is
-    # compared row by row.
+    # compared row by row; and where rows come in order, nothing with all others.
     thing = list(table.identity or table.key)
-    repeated = good.select(pl.struct(thing).is_duplicated()).to_series()
     duplicate = 0
+    repeated = pl.Series([False])
+    if not (_ascends(good, thing) or _ascends(good, thing[::-1])):
+        repeated = good.select(pl.struct(thing).is_duplicated()).to_series()
     if repeated.any():
         good, wrong, duplicate = _settle(table, good, repeated)
         good, wrong = _with_chosen(table, good, wrong, releases)
         bad = pl.concat([bad, wrong])
     return Checked(good, _quarantine(table, bad), duplicate, int(unfinished.sum()))
+
+
+def _ascends(rows: pl.DataFrame, key: Sequence[str]) -> bool:
+    """Whether each row's key is above that of the row before."""
+    above = pl.lit(value=False)
+    for column in map(pl.col, reversed(key)):
+        before = column.shift()
+        above = (column > before) | ((column == before) & above)
+    return bool(rows.select(above.slice(1).fill_null(value=False).all()).item())
 
 
 def _settle(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -65,23 +65,32 @@ class Writer:
     trace: Callable[[str], None] = log.debug
     months_at_once: int = 4
 
-    def write(self, table: TableSchema, writing: Writing, batch: Batch) -> pl.DataFrame:
-        """Write a batch, a few months at a time; what is done stays, whatever becomes of others.
+    def write(self, table: TableSchema, writing: Writing, batches: Iterable[Batch]) -> pl.DataFrame:
+        """Write batches, a few months at a time; what is done stays, whatever becomes of others.
+
+        Args:
+            table: which one.
+            writing: who writes.
+            batches: of one source, each of other months; while the next one is being made, those
+                before it are written.
 
         Returns:
             One row per day written: `day`, `rows` of the source in the partition now, `written`,
-            `unchanged`, `fenced` and `duplicate` rows of this batch.
+            `unchanged`, `fenced` and `duplicate` rows of the batches.
 
         Raises:
             DatabaseError: the database refused, or did not answer in time; the months it was at
                 are as they were before.
         """
-        parts = _by_month(table, batch)
         # What accumulates has one lock: side by side its months would only wait for each other.
         at_once = 1 if table.mode == "accumulate" else self.months_at_once
         with ThreadPoolExecutor(at_once, "feature-pipeline-write") as pool:
-            months = [pool.submit(self._month, table, writing, part) for part in parts]
             try:
+                months = [
+                    pool.submit(self._month, table, writing, part)
+                    for batch in batches
+                    for part in _by_month(table, batch)
+                ]
                 return _report([month.result() for month in months])
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)

@@ -68,7 +68,7 @@ def write(database) -> Callable[..., None]:
             frame = SENTIMENT_SCORES.conform(pl.DataFrame(rows))
             days = frame["available_at"].dt.date().unique().sort()
             writing = Writing(next(tokens), "run", "1")
-            Writer(database).write(SENTIMENT_SCORES, writing, Batch("derived", frame, days))
+            Writer(database).write(SENTIMENT_SCORES, writing, [Batch("derived", frame, days)])
 
     return insert
 

@@ -54,12 +54,14 @@ class Shop:
         Writer(self.database).write(
             MINUTES,
             Writing(next(self.tokens), "run", "1"),
-            Batch(
-                "made",
-                rows,
-                rows["time"].dt.date().unique().sort(),
-                answered=frozenset(symbols),
-            ),
+            [
+                Batch(
+                    "made",
+                    rows,
+                    rows["time"].dt.date().unique().sort(),
+                    answered=frozenset(symbols),
+                )
+            ],
         )
 
     def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:

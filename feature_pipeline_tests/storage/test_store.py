@@ -15,6 +15,7 @@ from feature_pipeline.storage.store import Store
 from feature_pipeline_tests.storage.crash_worker import write, write_in_turns
 from feature_pipeline_tests.storage.support import (
     JANUARY,
+    NOW,
     TOY,
     Clock,
     Desk,
@@ -25,6 +26,11 @@ from feature_pipeline_tests.storage.support import (
     sessions,
     universe,
 )
+
+LATER = NOW + timedelta(days=1)
+EVERYTHING = (
+    "ohlcv_1d", "ohlcv_1d_history", "partition_ledger", "partition_exceptions", "quarantine",
+)  # fmt: skip
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["feature_pipeline_tests.storage.crash_worker"])
@@ -204,3 +210,62 @@ def test_processes_that_overlap_end_consistent(desk: Desk, migrated_database_url
     span = (date(2020, 1, 1), date(2020, 3, 1))
     assert alone.store.pending("means", *span, "9").is_empty()
     assert timedelta(0) < alone.store.wait
+
+
+def odd_bars(days: tuple[date, date]) -> pl.DataFrame:
+    """Bars of some months, and whatever may be wrong with a row, all over them."""
+    good = bars(["A", "BB"], days)
+    number = pl.int_range(pl.len())
+    moment = pl.col("time")
+    return pl.concat(
+        [
+            good.filter(number % 17 != 3),  # some are missing
+            good.filter(number % 29 == 5),  # told twice
+            good.filter(number % 23 == 7).with_columns(high=pl.col("low") - 1),
+            good.filter(number % 31 == 11).with_columns(close=pl.col("open")),  # contradicts
+            good.head(1).with_columns(time=pl.lit(None, dtype=good.schema["time"])),
+            good.head(2).with_columns(moment.dt.offset_by("-1y")),
+            good.tail(2).with_columns(moment.dt.offset_by("1y")),
+            good.tail(1).with_columns(symbol=pl.lit("BB"), available_at=pl.lit(LATER)),
+        ]
+    )
+
+
+@pytest.mark.parametrize("rows_at_once", [40, 80])
+def test_an_answer_in_parts_is_written_as_in_one(desk: Desk, monkeypatch, rows_at_once) -> None:
+    days = (date(2019, 10, 15), date(2020, 2, 1))
+    answer = {"made": Fetched(odd_bars(days), {"CCC": "it is away"}, ("A", "BB"))}
+    parts = []
+    check = Store._check
+    monkeypatch.setattr(Store, "_check", lambda *a: parts.append(a[2]) or check(*a))
+
+    def told() -> list[object]:
+        report = desk.write("ohlcv_1d", answer, days)
+        return [
+            report.counts(),
+            sorted(report.exceptions.rows(), key=str),
+            sorted(report.reasons.rows(), key=str),
+            report.days.sort("day").rows(),
+            desk.exceptions("ohlcv_1d"),
+            *(
+                sorted(desk.query(f"SELECT {columns} FROM {table}").rows(), key=str)
+                for table, columns in (
+                    ("ohlcv_1d", "symbol, time, close, volume"),
+                    ("partition_ledger", "asset, source, day, rows, content_hash"),
+                    ("quarantine", "symbol, day, reason, payload"),
+                )
+            ),
+        ]
+
+    whole = told()
+    assert len(parts) == 1
+    assert whole[0]["quarantined"] > 5
+    assert whole[0]["duplicate"] > 2
+    assert whole[0]["unfinished"] == 1
+    with desk.store.database.connection() as link:
+        link.execute(f"TRUNCATE {', '.join(EVERYTHING)}")
+    parts.clear()
+    monkeypatch.setattr("feature_pipeline.storage.store._PART_ROWS", rows_at_once)
+    assert told() == whole
+    assert len(parts) in (2, 4)
+    assert sum(part.frame.height for part in parts) == answer["made"].frame.height

@@ -410,9 +410,9 @@ def test_writers_of_one_month_exclude_each_other(desk: Desk) -> None:
             batch(plan, "made", answer, desk.store._check(plan, answer))
             for plan, answer in zip((one, two), answers, strict=True)
         ]
-        first = pool.submit(Writer(database, hold).write, one.table, one.writing, batches[0])
+        first = pool.submit(Writer(database, hold).write, one.table, one.writing, [batches[0]])
         assert held.wait(20)
-        second = pool.submit(Writer(database, watch).write, two.table, two.writing, batches[1])
+        second = pool.submit(Writer(database, watch).write, two.table, two.writing, [batches[1]])
         with psycopg.connect(_url(database), autocommit=True) as look:
             while not look.execute(
                 "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
