@@ -36,9 +36,8 @@ MILLION = (800, date(2013, 1, 1))
 TEN_MILLION = (4000, date(2018, 1, 1))
 
 FIRST = date(1993, 1, 1)
-DAYS = 5000
-SMALL, LARGE = 200, 10_000
-"""Symbols of a table of one and of fifty million rows."""
+SMALL, LARGE = (500, 2000), (10_000, 5000)
+"""Symbols and days of a table of one and of fifty million rows."""
 
 REPLACED = date(2010, 6, 16)
 """A session in the midst of the million."""
@@ -62,16 +61,16 @@ def run(server_url: str) -> Iterator[Row]:
         yield from _ingest(database, "10 M", *TEN_MILLION, turns=1)
     with new_database(server_url, "bench_minutes") as url, Database(url, 600) as database:
         yield _minutes(database)
-    slowest: dict[str, dict[int, float]] = {}
-    for symbols in (SMALL, LARGE):
+    slowest: dict[str, dict[tuple[int, int], float]] = {}
+    for size in (SMALL, LARGE):
         with new_database(server_url, "bench_large") as url, Database(url, 600) as database:
-            _fill(database, symbols)
-            _compress(database, DAYS * timedelta(days=1) + _midnight(FIRST))
+            _fill(database, *size)
+            _compress(database)
             with psycopg.connect(url, autocommit=True) as connection:
                 connection.execute(f"VACUUM (ANALYZE, FREEZE) {BARS}")
-            for name, ask in _questions(database, symbols).items():
-                slowest.setdefault(name, {})[symbols] = p99 = _p99(ask)
-                what = f"large: {name}, {symbols * DAYS // 1_000_000} M rows, p99"
+            for name, ask in _questions(database, *size).items():
+                slowest.setdefault(name, {})[size] = p99 = _p99(ask)
+                what = f"large: {name}, {size[0] * size[1] // 1_000_000} M rows, p99"
                 yield Row(what, p99, "ms", LIMIT_MS, LIMIT_MS / p99, 1.0)
     for name, found in slowest.items():
         grown = found[LARGE] / found[SMALL]
@@ -94,7 +93,7 @@ def compression(server_url: str) -> Iterator[Row]:
             _copy(connection, bars, recorded_at=pl.lit(datetime.now(UTC)))
         size = "SELECT hypertable_size(%s)::float8 AS bytes"
         before = database.read_frame(size, [BARS])["bytes"][0]
-        _compress(database, datetime.now(UTC))
+        _compress(database)
         after = database.read_frame(size, [BARS])["bytes"][0]
         yield Row(
             "compression: real bars, what it saves", after / 2**20, "MiB", before / 2**20,
@@ -150,7 +149,7 @@ def _replace(database: Database) -> Row:
     number = count(1)
 
     def restated() -> pl.DataFrame:
-        _compress(database, _midnight(MILLION[1]))
+        _compress(database)
         return old.with_columns(volume=pl.col("volume") + next(number))
 
     def ours() -> Callable[[], object]:
@@ -210,20 +209,20 @@ def _copy(connection: psycopg.Connection, bars: pl.DataFrame, **more: pl.Expr) -
     copy_in(connection, BARS, rows.columns, rows, types)
 
 
-def _compress(database: Database, now: datetime) -> None:
-    """Compress what is older than a year then; nothing on plain PostgreSQL."""
+def _compress(database: Database) -> None:
+    """Compress what is older than a year today; nothing on plain PostgreSQL."""
     with database.connection() as connection:
         if connection.execute("SELECT to_regproc('compress_chunk')").fetchone() == (None,):
             return
         connection.execute(
-            "SELECT compress_chunk(c) FROM show_chunks(%s, older_than => %s) c",
-            [BARS, now - timedelta(days=365)],
+            "SELECT compress_chunk(c) FROM show_chunks(%s, older_than => interval '1 year') c",
+            [BARS],
         )
 
 
-def _fill(database: Database, symbols: int) -> None:
+def _fill(database: Database, symbols: int, days: int) -> None:
     """Bars of all symbols on every day, put there month by month by the server itself."""
-    end = FIRST + timedelta(days=DAYS)
+    end = FIRST + timedelta(days=days)
     month = FIRST
     with database.connection() as connection:
         connection.execute("SET LOCAL synchronous_commit = off")
@@ -244,7 +243,9 @@ def _fill(database: Database, symbols: int) -> None:
             month = after
 
 
-def _questions(database: Database, symbols: int) -> dict[str, Callable[[], pl.DataFrame]]:
+def _questions(
+    database: Database, symbols: int, days: int
+) -> dict[str, Callable[[], pl.DataFrame]]:
     table = TABLES[BARS]
     random = np.random.default_rng(1)
 
@@ -256,8 +257,8 @@ def _questions(database: Database, symbols: int) -> dict[str, Callable[[], pl.Da
         return database.read_frame(f"{rows} ORDER BY time DESC LIMIT 500")
 
     def day() -> pl.DataFrame:
-        first = FIRST + timedelta(days=int(random.integers(DAYS)))
-        some = random.choice(symbols, min(500, symbols), replace=False)
+        first = FIRST + timedelta(days=int(random.integers(days)))
+        some = random.choice(symbols, 500, replace=False)
         rows = select(
             table,
             table.names,
