@@ -38,15 +38,14 @@ LINGER_S = 4.0
 """How long a tick waits for the news of a run in progress. Dagster's daemon begins one every 5 s;
 what is materialised is to be published at once."""
 
-_LOOK_S = 0.25
+_LOOK_S = 0.5
+
+_IN_PROGRESS = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED])
 
 REMEMBERED = 50
 """Event ids kept in the cursor, per asset. Ids are handed out before their events commit, so one
 may turn up below others that were seen already. One that turns up even further down has nothing to
 tell: its rows were there before it got its id, and so before the last publication."""
-
-
-_IN_PROGRESS = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED])
 
 
 def watched(timeframes: Sequence[str]) -> tuple[str, ...]:
@@ -193,11 +192,10 @@ def _news(
         linger: wait for an event that a run in progress may yet bring.
     """
     seen: dict[str, list[int]] = json.loads(context.cursor) if context.cursor else {}
-
-    until = monotonic() + (LINGER_S if linger else 0)
+    # Before the events: a run that ends meanwhile has left its own.
+    waits = linger and context.instance.get_runs_count(_IN_PROGRESS) > 0
+    until = monotonic() + (LINGER_S if waits else 0)
     while True:
-        # Before the events: a run that ends meanwhile has left its own.
-        waiting = monotonic() < until and context.instance.get_runs_count(_IN_PROGRESS) > 0
         now = {
             asset: [
                 record.storage_id
@@ -208,7 +206,7 @@ def _news(
             for asset in watched(timeframes)
         }
         new = any(_unknown(ids, seen.get(asset, [])) for asset, ids in now.items())
-        if new or not waiting:
+        if new or monotonic() >= until:
             return json.dumps(now), new
         sleep(_LOOK_S)
 
