@@ -128,7 +128,8 @@ def extent(table: TableSchema, symbols: Sequence[str]) -> str:
 def newest(tables: Sequence[TableSchema], symbols: Sequence[str], as_of: datetime) -> str:
     """Each symbol's newest row of the first table available by `as_of`, the others joined to it.
 
-    LATERAL ... LIMIT 1 costs one index probe per symbol, whatever the size of the table.
+    LATERAL ... LIMIT 1 costs one index probe per symbol and table, whatever their size; a plain join
+    may read every chunk of a table.
     """
     first, *others = tables
     shared = ("symbol", "time", "available_at", "availability_basis")
@@ -142,9 +143,10 @@ def newest(tables: Sequence[TableSchema], symbols: Sequence[str], as_of: datetim
             if n not in shared and n not in first.names
         ]
         joins.append(
-            sql.SQL("LEFT JOIN {} {} ON {}.symbol = t.symbol AND {}.time = t.time").format(
-                sql.Identifier(table.table), alias, alias, alias
-            )
+            sql.SQL(
+                "LEFT JOIN LATERAL (SELECT * FROM {} WHERE symbol = t.symbol AND time = t.time"
+                " LIMIT 1) {} ON true"
+            ).format(sql.Identifier(table.table), alias)
         )
     return (
         sql.SQL(

@@ -263,13 +263,13 @@ def test_long_view_has_one_row_per_value(migrated_database_url: str) -> None:
 
 BARS = (
     "INSERT INTO ohlcv_1d SELECT 's' || s, d, d, 'assumed', 1, 1, 1, 1, 1, null, 'x', d, 'r'"
-    " FROM generate_series('2001-10-01Z'::timestamptz, '2002-03-31Z', '1 day') d,"
+    " FROM generate_series('2002-08-01Z'::timestamptz, '2003-01-31Z', '1 day') d,"
     " generate_series(1, 1000) s"
 )
-ONE_DAY = "SELECT * FROM ohlcv_1d WHERE time >= '2001-12-01Z' AND time < '2001-12-02Z'"
+ONE_DAY = "SELECT * FROM ohlcv_1d WHERE time >= '2002-10-01Z' AND time < '2002-10-02Z'"
 NEWEST = (
     "SELECT b.* FROM unnest('{s1,s2}'::text[]) s (symbol) CROSS JOIN LATERAL (SELECT * FROM"
-    " ohlcv_1d WHERE symbol = s.symbol AND available_at <= '2001-12-01Z'"
+    " ohlcv_1d WHERE symbol = s.symbol AND available_at <= '2002-12-01Z'"
     " ORDER BY time DESC LIMIT 1) b"
 )
 
