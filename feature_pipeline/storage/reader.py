@@ -128,8 +128,8 @@ def extent(table: TableSchema, symbols: Sequence[str]) -> str:
 def newest(tables: Sequence[TableSchema], symbols: Sequence[str], as_of: datetime) -> str:
     """Each symbol's newest row of the first table available by `as_of`, the others joined to it.
 
-    LATERAL ... LIMIT 1 costs one index probe per symbol and table, whatever their size; a plain join
-    may read every chunk of a table.
+    LATERAL ... LIMIT 1 costs one index probe per symbol and table, whatever their size; a plain
+    join may read every chunk of a table.
     """
     first, *others = tables
     shared = ("symbol", "time", "available_at", "availability_basis")
