@@ -34,8 +34,9 @@ __all__ = ["DERIVED", "Store", "WritePlan", "WriteReport", "utc_now"]
 DERIVED = "derived"
 """The ledger's source of tables that are computed here."""
 
-_PART_ROWS = 100_000
-"""Rows of an answer that are checked in one go, at least."""
+_PART_ROWS, _PARTS = 100_000, 20
+"""An answer is checked in so many parts at most, each of so many rows at least: all of its rows are
+looked through for each."""
 
 _Judged = tuple[validate.Checked, Batch]
 
@@ -561,7 +562,7 @@ def _parts(plan: WritePlan, fetched: Fetched) -> Iterator[tuple[WritePlan, Fetch
     day before the plan's, or of none, is in the first part; what is of a later one in the last."""
     frame, column = fetched.frame, plan.table.day_column
     months = plan.days.dt.truncate("1mo").unique().sort()
-    count = min(frame.height // _PART_ROWS, months.len())
+    count = min(frame.height // _PART_ROWS, months.len(), _PARTS)
     # What accumulates is the same thing on whatever day.
     if plan.table.mode == "accumulate" or count < 2 or frame.schema.get(column) != UTC_TIME:
         yield plan, fetched

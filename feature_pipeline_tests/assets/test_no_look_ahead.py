@@ -107,7 +107,6 @@ def perturbed(world: World, moment: datetime, seed: int) -> World:
 
 # A failing example takes seconds: it is shown as it is, not made smaller.
 QUICK = {
-    "deadline": None,
     "derandomize": True,
     "phases": [Phase.explicit, Phase.generate],
     "suppress_health_check": [HealthCheck.too_slow],

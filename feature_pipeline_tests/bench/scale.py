@@ -168,6 +168,9 @@ def _replace(database: Database) -> Row:
 
         def write() -> None:
             with database.connection() as connection:
+                connection.execute(  # elsewhere it is a name
+                    "SET LOCAL timescaledb.max_tuples_decompressed_per_dml_transaction = 0"
+                )
                 connection.execute(
                     f"DELETE FROM {BARS} WHERE time >= %s AND time < %s", [*map(_midnight, days)]
                 )
