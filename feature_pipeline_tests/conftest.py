@@ -49,7 +49,6 @@ def pytest_collection_finish() -> None:
     """What was imported stays: the collector need not walk through it again and again."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(20_000, 20, 20)
 
 
 @pytest.fixture

@@ -96,13 +96,12 @@ def check(
     # compared row by row; and where rows come in order, nothing with all others.
     thing = list(table.identity or table.key)
     duplicate = 0
-    repeated = pl.Series([False])
     if not (_ascends(good, thing) or _ascends(good, thing[::-1])):
         repeated = good.select(pl.struct(thing).is_duplicated()).to_series()
-    if repeated.any():
-        good, wrong, duplicate = _settle(table, good, repeated)
-        good, wrong = _with_chosen(table, good, wrong, releases)
-        bad = pl.concat([bad, wrong])
+        if repeated.any():
+            good, wrong, duplicate = _settle(table, good, repeated)
+            good, wrong = _with_chosen(table, good, wrong, releases)
+            bad = pl.concat([bad, wrong])
     return Checked(good, _quarantine(table, bad), duplicate, int(unfinished.sum()))
 
 
